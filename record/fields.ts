@@ -1,0 +1,239 @@
+/**
+ * The fields of an entry: numbers, names, types, limits, and the kinds that may carry them. Said once, here;
+ * FORMAT.md explains them. Compiled by asc (the filter reads the constants) and by tsc (the exporter reads the table).
+ *
+ * A number is never used again for something else. Numbers 1 to 15 take one byte on the wire, 16 to 2047 two, so
+ * what every request has comes first. Free for later: 30 to 99 facts of a request, 130 to 149 the filter's other
+ * kinds, 150 and up the exporter's.
+ */
+
+/** The version of this format, as `open` states it. */
+export const FORMAT_VERSION: u32 = 1;
+
+// Lengths in bytes.
+export const CHAIN_BYTES: u32 = 16;
+export const DIGEST_BYTES: u32 = 32;
+export const SALT_BYTES: u32 = 16;
+/** An entry at most: the length in a C2SP entry bundle is a uint16. */
+export const MAX_ENTRY_BYTES: u32 = 65_535;
+
+// Kinds of entry. Below 16 the filter's, from 16 to 30 the exporter's: Field.kinds has a bit for each.
+export const KIND_OPEN: u32 = 1;
+export const KIND_REQUEST: u32 = 2;
+export const KIND_REQUEST_START: u32 = 3;
+export const KIND_CONNECTION: u32 = 4;
+export const KIND_GAP: u32 = 5;
+export const KIND_CONFIG: u32 = 6;
+export const KIND_HEARTBEAT: u32 = 7;
+export const KIND_SIGNATURE: u32 = 8;
+export const KIND_CLOSE: u32 = 9;
+
+// The envelope: every entry has 1 to 6.
+export const F_KIND: u32 = 1;
+export const F_CHAIN: u32 = 2;
+export const F_SEQ: u32 = 3;
+export const F_PREV: u32 = 4;
+export const F_TIME: u32 = 5;
+export const F_SALT: u32 = 6;
+export const F_CONFIG: u32 = 7;
+
+// Facts of a request.
+export const F_STATUS: u32 = 8;
+export const F_METHOD: u32 = 9;
+export const F_PATH: u32 = 10;
+export const F_AUTHORITY: u32 = 11;
+export const F_DURATION: u32 = 12;
+export const F_BYTES_IN: u32 = 13;
+export const F_BYTES_OUT: u32 = 14;
+export const F_FLAGS: u32 = 15;
+export const F_CODE_DETAILS: u32 = 16;
+export const F_PROTOCOL: u32 = 17;
+export const F_REQUEST_ID: u32 = 18;
+export const F_USER_AGENT: u32 = 19;
+export const F_SOURCE_ADDRESS: u32 = 20;
+export const F_DESTINATION_ADDRESS: u32 = 21;
+export const F_PEER_PRINCIPAL: u32 = 22;
+export const F_PEER_AUTH: u32 = 23;
+export const F_ROUTE: u32 = 24;
+export const F_UPSTREAM_CLUSTER: u32 = 25;
+export const F_UPSTREAM_ADDRESS: u32 = 26;
+
+// `open`: what made the chain.
+export const F_FORMAT: u32 = 100;
+export const F_NODE_ID: u32 = 101;
+export const F_NODE_CLUSTER: u32 = 102;
+export const F_POD: u32 = 103;
+export const F_NAMESPACE: u32 = 104;
+export const F_WORKLOAD: u32 = 105;
+export const F_PLUGIN: u32 = 106;
+export const F_PRODUCER: u32 = 107;
+export const F_MODULE_DIGEST: u32 = 108;
+export const F_CONFIG_DIGEST: u32 = 109;
+export const F_KEY_ID: u32 = 110;
+export const F_HEARTBEAT_MS: u32 = 111;
+export const F_HINT: u32 = 112;
+export const F_ABANDONED_CHAIN: u32 = 113;
+export const F_ABANDONED_SEQ: u32 = 114;
+export const F_ABANDONED_HEAD: u32 = 115;
+export const F_ABANDONED_CAUSE: u32 = 116;
+export const F_ABANDONED_COUNT: u32 = 117;
+
+// `gap`: what was lost before it was chained.
+export const F_GAP_COUNT: u32 = 120;
+export const F_GAP_FROM: u32 = 121;
+export const F_GAP_TO: u32 = 122;
+export const F_GAP_CAUSE: u32 = 123;
+
+// `heartbeat`.
+export const F_RECEIPT: u32 = 125;
+
+/** Field numbers whose value was cut to its limit. The last number of all, so that a writer knows it in time. */
+export const F_CUT: u32 = 2047;
+
+// Values of F_PEER_AUTH: how the peer's identity is known.
+export const PEER_NONE: u32 = 0;
+export const PEER_MTLS: u32 = 1;
+
+// Values of F_GAP_CAUSE.
+export const GAP_BUFFER_FULL: u32 = 1;
+export const GAP_HOST_FAILED: u32 = 2;
+
+// Values of F_ABANDONED_CAUSE: the refusal that ended the chain before.
+export const ABANDONED_MALFORMED: u32 = 1;
+export const ABANDONED_FORK: u32 = 2;
+export const ABANDONED_HOLE: u32 = 3;
+export const ABANDONED_ROLLBACK: u32 = 4;
+export const ABANDONED_TOO_LARGE: u32 = 5;
+
+// Limits of values that come from the network, in bytes. What is longer is cut and listed in F_CUT.
+export const MAX_METHOD: u32 = 64;
+export const MAX_PATH: u32 = 8192;
+export const MAX_AUTHORITY: u32 = 1024;
+export const MAX_CODE_DETAILS: u32 = 1024;
+export const MAX_PROTOCOL: u32 = 32;
+export const MAX_REQUEST_ID: u32 = 256;
+export const MAX_USER_AGENT: u32 = 1024;
+export const MAX_ADDRESS: u32 = 256;
+export const MAX_PRINCIPAL: u32 = 2048;
+export const MAX_NAME: u32 = 512;
+export const MAX_RECEIPT: u32 = 4096;
+/** Chains that one `open` can hint at. */
+export const MAX_HINTS: u32 = 64;
+
+/** A varint of at most 2^53 - 1. */
+export const TYPE_UINT: u32 = 0;
+/** A length and that many bytes. */
+export const TYPE_BYTES: u32 = 2;
+
+/** What is known of one field number. */
+export class Field {
+  number: u32;
+  name: string;
+  /** TYPE_UINT or TYPE_BYTES: also protobuf's wire type. */
+  type: u32;
+  /** Bytes at least and at most; 0 for TYPE_UINT. */
+  min: u32;
+  max: u32;
+  /** How often it may stand in one entry. */
+  times: u32;
+  /** A bit for each kind that may carry it: 1 << kind. */
+  kinds: u32;
+
+  constructor(number: u32, name: string, type: u32, min: u32, max: u32, times: u32, kinds: u32) {
+    this.number = number;
+    this.name = name;
+    this.type = type;
+    this.min = min;
+    this.max = max;
+    this.times = times;
+    this.kinds = kinds;
+  }
+}
+
+const ALL: u32 = 0x3fe;
+const REQUESTS: u32 = 0x1c; // request, request_start, connection
+const OPEN: u32 = 0x02;
+const GAP: u32 = 0x20;
+const HEARTBEAT: u32 = 0x80;
+
+function uint(number: u32, name: string, kinds: u32): Field {
+  return new Field(number, name, TYPE_UINT, 0, 0, 1, kinds);
+}
+
+function bytes(number: u32, name: string, max: u32, kinds: u32): Field {
+  return new Field(number, name, TYPE_BYTES, 0, max, 1, kinds);
+}
+
+function fixed(number: u32, name: string, length: u32, kinds: u32): Field {
+  return new Field(number, name, TYPE_BYTES, length, length, 1, kinds);
+}
+
+/** Returns every field, in ascending order of number. A function, so that asc leaves it out of the module. */
+export function fieldTable(): Field[] {
+  return [
+    uint(F_KIND, "kind", ALL),
+    fixed(F_CHAIN, "chain", CHAIN_BYTES, ALL),
+    uint(F_SEQ, "seq", ALL),
+    fixed(F_PREV, "prev", DIGEST_BYTES, ALL),
+    uint(F_TIME, "time", ALL),
+    fixed(F_SALT, "salt", SALT_BYTES, ALL),
+    uint(F_CONFIG, "config", ALL),
+    uint(F_STATUS, "status", REQUESTS),
+    bytes(F_METHOD, "method", MAX_METHOD, REQUESTS),
+    bytes(F_PATH, "path", MAX_PATH, REQUESTS),
+    bytes(F_AUTHORITY, "authority", MAX_AUTHORITY, REQUESTS),
+    uint(F_DURATION, "duration", REQUESTS),
+    uint(F_BYTES_IN, "bytes_in", REQUESTS),
+    uint(F_BYTES_OUT, "bytes_out", REQUESTS),
+    uint(F_FLAGS, "flags", REQUESTS),
+    bytes(F_CODE_DETAILS, "code_details", MAX_CODE_DETAILS, REQUESTS),
+    bytes(F_PROTOCOL, "protocol", MAX_PROTOCOL, REQUESTS),
+    bytes(F_REQUEST_ID, "request_id", MAX_REQUEST_ID, REQUESTS),
+    bytes(F_USER_AGENT, "user_agent", MAX_USER_AGENT, REQUESTS),
+    bytes(F_SOURCE_ADDRESS, "source_address", MAX_ADDRESS, REQUESTS),
+    bytes(F_DESTINATION_ADDRESS, "destination_address", MAX_ADDRESS, REQUESTS),
+    bytes(F_PEER_PRINCIPAL, "peer_principal", MAX_PRINCIPAL, REQUESTS),
+    uint(F_PEER_AUTH, "peer_auth", REQUESTS),
+    bytes(F_ROUTE, "route", MAX_NAME, REQUESTS),
+    bytes(F_UPSTREAM_CLUSTER, "upstream_cluster", MAX_NAME, REQUESTS),
+    bytes(F_UPSTREAM_ADDRESS, "upstream_address", MAX_ADDRESS, REQUESTS),
+    uint(F_FORMAT, "format", OPEN),
+    bytes(F_NODE_ID, "node_id", MAX_NAME, OPEN),
+    bytes(F_NODE_CLUSTER, "node_cluster", MAX_NAME, OPEN),
+    bytes(F_POD, "pod", MAX_NAME, OPEN),
+    bytes(F_NAMESPACE, "namespace", MAX_NAME, OPEN),
+    bytes(F_WORKLOAD, "workload", MAX_NAME, OPEN),
+    bytes(F_PLUGIN, "plugin", MAX_NAME, OPEN),
+    bytes(F_PRODUCER, "producer", MAX_NAME, OPEN),
+    fixed(F_MODULE_DIGEST, "module_digest", DIGEST_BYTES, OPEN),
+    fixed(F_CONFIG_DIGEST, "config_digest", DIGEST_BYTES, OPEN),
+    bytes(F_KEY_ID, "key_id", MAX_NAME, OPEN),
+    uint(F_HEARTBEAT_MS, "heartbeat_ms", OPEN),
+    new Field(F_HINT, "hint", TYPE_BYTES, CHAIN_BYTES, CHAIN_BYTES, MAX_HINTS, OPEN),
+    fixed(F_ABANDONED_CHAIN, "abandoned_chain", CHAIN_BYTES, OPEN),
+    uint(F_ABANDONED_SEQ, "abandoned_seq", OPEN),
+    fixed(F_ABANDONED_HEAD, "abandoned_head", DIGEST_BYTES, OPEN),
+    uint(F_ABANDONED_CAUSE, "abandoned_cause", OPEN),
+    uint(F_ABANDONED_COUNT, "abandoned_count", OPEN),
+    uint(F_GAP_COUNT, "gap_count", GAP),
+    uint(F_GAP_FROM, "gap_from", GAP),
+    uint(F_GAP_TO, "gap_to", GAP),
+    uint(F_GAP_CAUSE, "gap_cause", GAP),
+    bytes(F_RECEIPT, "receipt", MAX_RECEIPT, HEARTBEAT),
+    new Field(F_CUT, "cut", TYPE_UINT, 0, 0, 64, ALL),
+  ];
+}
+
+/** Returns the name of a kind, or "" for a number that this version does not know. */
+export function kindName(kind: u32): string {
+  if (kind === KIND_OPEN) return "open";
+  if (kind === KIND_REQUEST) return "request";
+  if (kind === KIND_REQUEST_START) return "request_start";
+  if (kind === KIND_CONNECTION) return "connection";
+  if (kind === KIND_GAP) return "gap";
+  if (kind === KIND_CONFIG) return "config";
+  if (kind === KIND_HEARTBEAT) return "heartbeat";
+  if (kind === KIND_SIGNATURE) return "signature";
+  if (kind === KIND_CLOSE) return "close";
+  return "";
+}
