@@ -38,7 +38,7 @@ const open: Values = {
 };
 
 const request: Values = {
-  ...envelope(2, 1, head),
+  ...envelope(2, 1, Buffer.from(digest(pack(open)), "hex")),
   status: 403,
   method: Buffer.from("GET"),
   path: Buffer.from("/admin"),
