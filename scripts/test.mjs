@@ -1,14 +1,36 @@
-/** `npm test`: sets up what is missing, then runs every suite that needs nothing but Node and Envoy. */
+/**
+ * `npm test`: sets up what is missing, then runs every suite that needs nothing but Node and Envoy, and says which
+ * ones it left out. `npm run test:NAME` runs one of those. Arguments go on to vitest.
+ */
 import { spawnSync } from "node:child_process";
-import { installPackages, ROOT } from "./setup.mjs";
+import { fail, installPackages, ROOT } from "./setup.mjs";
+
+/** The suites of their own, with what each needs. */
+const OTHERS = {
+  interop: {
+    needs: "Go 1.25 or newer (https://go.dev/dl)",
+    shows: "our logs are read by Go's tlog and note packages and pass Tessera's fsck",
+    isReady: () => spawnSync("go", ["version"], { stdio: "ignore" }).status === 0,
+  },
+};
+
+const [first = "main", ...rest] = process.argv.slice(2);
+const suite = first in OTHERS ? first : "main";
+const args = suite === "main" ? process.argv.slice(2) : rest;
 
 installPackages();
+if (suite !== "main" && !OTHERS[suite].isReady()) {
+  fail(`npm run test:${suite} needs ${OTHERS[suite].needs}: install it, then run this again.`);
+}
 const run = spawnSync(
   process.execPath,
-  ["node_modules/vitest/vitest.mjs", "run", ...process.argv.slice(2)],
-  {
-    cwd: ROOT,
-    stdio: "inherit",
-  },
+  ["node_modules/vitest/vitest.mjs", "run", "--project", suite, ...args],
+  { cwd: ROOT, stdio: "inherit" },
 );
+if (suite === "main") {
+  console.error("Not part of npm test:");
+  for (const [name, { needs, shows }] of Object.entries(OTHERS)) {
+    console.error(`  npm run test:${name}  ${shows}; needs ${needs}`);
+  }
+}
 process.exitCode = run.status ?? 1;
