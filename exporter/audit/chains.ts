@@ -1,0 +1,164 @@
+/**
+ * Follows every chain through a log: each link exactly once and in order (the check that immudb missed in
+ * CVE-2022-36111), kinds, gaps, and the receipts that heartbeats carry. Pure.
+ */
+import { bytesOf, decodeEntry, type Entry, uintOf } from "../../record/codec.ts";
+import {
+  F_GAP_COUNT,
+  F_RECEIPT,
+  KIND_CLOSE,
+  KIND_GAP,
+  KIND_HEARTBEAT,
+  kindName,
+} from "../../record/fields.ts";
+import type { Verifier } from "../log/note.ts";
+import { parseNote } from "../log/note.ts";
+import { openReceipt, parseReceipt } from "../log/receipt.ts";
+import type { ChainReport, Findings } from "./report.ts";
+
+type State = {
+  first: number;
+  next: number;
+  head: Uint8Array;
+  entries: number;
+  isClosed: boolean;
+  time: number;
+};
+
+/** A tree that a receipt inside the log speaks of. */
+export type Claim = {
+  readonly index: number;
+  readonly treeSize: number;
+  readonly root: Uint8Array;
+};
+
+export class ChainWalk {
+  readonly #states = new Map<string, State>();
+  readonly #findings: Findings;
+  readonly #log: Verifier;
+  readonly kinds: Record<string, number> = {};
+  readonly gaps: { count: number; entries: number } = { count: 0, entries: 0 };
+  /** Trees to be recomputed, one a size. */
+  readonly claims: Map<number, Claim> = new Map();
+  clockSteps = 0;
+  foreignReceipts = 0;
+
+  constructor(findings: Findings, log: Verifier) {
+    this.#findings = findings;
+    this.#log = log;
+  }
+
+  /** Takes the entry at `index`, whose digest is in the tree. */
+  visit(bytes: Uint8Array, digest: Uint8Array, index: number): void {
+    const entry = decodeEntry(bytes);
+    if (entry === null) {
+      const message = `entry ${index} is not in the canonical form of FORMAT.md`;
+      this.#findings.add({ severity: "tampered", cause: "malformed", index, message });
+      return;
+    }
+    const chain = Buffer.from(entry.chain).toString("hex");
+    const name = kindName(entry.kind) || "unknown";
+    this.kinds[name] = (this.kinds[name] ?? 0) + 1;
+    if (entry.isNewer) {
+      const message = `entry ${index} has a field or kind that this version does not know: use a newer meshseal`;
+      this.#findings.add({
+        severity: "cannot-say",
+        cause: "newer",
+        index,
+        chain,
+        seq: entry.seq,
+        message,
+      });
+    }
+    this.#follow(entry, chain, digest, index);
+    if (entry.kind === KIND_GAP) {
+      const count = uintOf(entry, F_GAP_COUNT) ?? 0;
+      this.gaps.count += count;
+      this.gaps.entries++;
+      const message = `${count} requests were seen and not written before seq ${entry.seq} of chain ${chain}`;
+      this.#findings.add({
+        severity: "incomplete",
+        cause: "gap",
+        index,
+        chain,
+        seq: entry.seq,
+        message,
+      });
+    }
+    if (entry.kind === KIND_HEARTBEAT) this.#readReceipt(entry, chain, index);
+  }
+
+  chains(): ChainReport[] {
+    return [...this.#states].map(([chain, { first, next, head, entries, isClosed }]) => ({
+      chain,
+      first,
+      last: next - 1,
+      head: Buffer.from(head).toString("hex"),
+      entries,
+      state: isClosed ? "closed" : "open",
+    }));
+  }
+
+  #follow(entry: Entry, chain: string, digest: Uint8Array, index: number): void {
+    const { seq } = entry;
+    const state = this.#states.get(chain);
+    const at = { severity: "tampered", index, chain, seq } as const;
+    if (state === undefined) {
+      if (seq !== 0) {
+        const message = `chain ${chain} begins with seq ${seq}: ${seq} entries before it are missing`;
+        this.#findings.add({ ...at, cause: "missing", message });
+      }
+    } else if (seq !== state.next) {
+      const cause = seq < state.next ? "duplicate" : "missing";
+      const message = `entry ${index} has seq ${seq} of chain ${chain}, where ${state.next} comes next`;
+      this.#findings.add({ ...at, cause, message });
+      if (seq < state.next) return;
+    } else if (!Buffer.from(entry.prev).equals(state.head)) {
+      const message = `entry ${index} (seq ${seq} of chain ${chain}) does not follow the entry before it`;
+      this.#findings.add({ ...at, cause: "link", message });
+    }
+    if (state?.isClosed) {
+      const message = `entry ${index} comes after the close of chain ${chain}`;
+      this.#findings.add({ ...at, cause: "after-close", message });
+    }
+    if (state !== undefined && entry.time < state.time) this.clockSteps++;
+    this.#states.set(chain, {
+      first: state?.first ?? seq,
+      next: seq + 1,
+      head: digest,
+      entries: (state?.entries ?? 0) + 1,
+      isClosed: entry.kind === KIND_CLOSE,
+      time: entry.time,
+    });
+  }
+
+  #readReceipt(entry: Entry, chain: string, index: number): void {
+    const bytes = bytesOf(entry, F_RECEIPT);
+    if (bytes === undefined || bytes.length === 0) return;
+    const note = parseNote(bytes);
+    const claimed = note === null ? null : parseReceipt(note.text);
+    if (claimed !== null && claimed.origin !== this.#log.name) {
+      this.foreignReceipts++;
+      return;
+    }
+    const at = { index, chain, seq: entry.seq } as const;
+    const receipt = openReceipt(bytes, this.#log);
+    if (receipt === null) {
+      // A proxy without TLS or MAC may have been handed a forged one: that says nothing about the log.
+      const message = `the receipt in entry ${index} is not signed by this log's key`;
+      this.#findings.add({ ...at, severity: "cannot-say", cause: "receipt-not-signed", message });
+      return;
+    }
+    if (receipt.chain !== chain || receipt.nextSeq > entry.seq) {
+      const message = `the receipt in entry ${index} is for seq ${receipt.nextSeq} of chain ${receipt.chain}`;
+      this.#findings.add({ ...at, severity: "tampered", cause: "receipt-contradicted", message });
+    }
+    const { treeSize, treeRoot: root } = receipt;
+    const before = this.claims.get(treeSize);
+    if (before === undefined) this.claims.set(treeSize, { index, treeSize, root });
+    else if (!Buffer.from(before.root).equals(root)) {
+      const message = `entries ${before.index} and ${index} hold receipts for two trees of size ${treeSize}`;
+      this.#findings.add({ ...at, severity: "tampered", cause: "two-histories", message });
+    }
+  }
+}

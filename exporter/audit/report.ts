@@ -1,0 +1,78 @@
+/** What verify found, and the verdict that follows from it. */
+
+export type Severity = "tampered" | "incomplete" | "cannot-say";
+export type Verdict = "verified" | Severity;
+
+export type Finding = {
+  readonly severity: Severity;
+  /** One word or a few with hyphens, for programs. */
+  readonly cause: string;
+  readonly message: string;
+  readonly index?: number;
+  readonly chain?: string;
+  readonly seq?: number;
+  readonly file?: string;
+};
+
+export type ChainReport = {
+  readonly chain: string;
+  readonly first: number;
+  readonly last: number;
+  readonly head: string;
+  readonly entries: number;
+  readonly state: "open" | "closed";
+};
+
+export type VerifyReport = {
+  readonly verdict: Verdict;
+  readonly origin: string;
+  readonly treeSize: number;
+  /** Base64, or "" where there is no signed checkpoint. */
+  readonly root: string;
+  readonly signedBy: string;
+  /** Entries by the name of their kind. */
+  readonly entries: Readonly<Record<string, number>>;
+  /** `count` requests are missing, as `entries` gap entries say. */
+  readonly gaps: { readonly count: number; readonly entries: number };
+  readonly chains: readonly ChainReport[];
+  /** The first ones, in the order of the log; `moreFindings` were left out. */
+  readonly findings: readonly Finding[];
+  readonly moreFindings: number;
+  /** What was shown and what was not, in sentences. */
+  readonly notes: readonly string[];
+};
+
+/** Exit codes of verify: DESIGN and `meshseal verify --help`. */
+export const EXIT_CODES: Readonly<Record<Verdict, number>> = {
+  verified: 0,
+  tampered: 1,
+  incomplete: 2,
+  "cannot-say": 3,
+};
+
+const MAX_FINDINGS = 1000;
+
+/** Collects findings, bounded, and knows the worst of them. */
+export class Findings {
+  readonly list: Finding[] = [];
+  #dropped = 0;
+  readonly #seen = new Set<Severity>();
+
+  add(finding: Finding): void {
+    this.#seen.add(finding.severity);
+    if (this.list.length < MAX_FINDINGS) this.list.push(finding);
+    else this.#dropped++;
+  }
+
+  get dropped(): number {
+    return this.#dropped;
+  }
+
+  /** Tampered before cannot-say before incomplete before verified. */
+  get verdict(): Verdict {
+    for (const severity of ["tampered", "cannot-say", "incomplete"] as const) {
+      if (this.#seen.has(severity)) return severity;
+    }
+    return "verified";
+  }
+}

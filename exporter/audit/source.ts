@@ -1,0 +1,88 @@
+/** Where verify reads a log from: a directory or a URL. Everything read is attacker-controlled, so every size has a limit. */
+import { lstat, open, readdir } from "node:fs/promises";
+import { join, relative, sep } from "node:path";
+import { request } from "undici";
+import { codeOf } from "../errors.ts";
+
+/** The log cannot be read: says nothing about what it holds. */
+export class Unreachable extends Error {
+  override name = "Unreachable";
+}
+
+export type Source = {
+  /** Returns the file at a C2SP path, or null if there is none. Longer than `limit` bytes counts as damaged: null. */
+  readonly read: (path: string, limit: number) => Promise<Buffer | null>;
+  /** Yields every file below the log, or is absent where that cannot be known. `isFile` is false for links and the like. */
+  readonly list?: () => AsyncGenerator<{ path: string; isFile: boolean }>;
+};
+
+const TIMEOUT_MS = 15_000;
+
+/** Returns the source for `where`: an http(s) URL of a log's prefix, or a data directory, or its `log` directory. */
+export async function openSource(where: string): Promise<Source> {
+  if (/^https?:\/\//.test(where)) return urlSource(where.replace(/\/+$/, ""));
+  const inside = await lstat(join(where, "log")).catch(() => null);
+  const dir = inside?.isDirectory() ? join(where, "log") : where;
+  const found = await lstat(dir).catch(() => null);
+  if (!found?.isDirectory()) throw new Unreachable(`${where} is no directory`);
+  return dirSource(dir);
+}
+
+function dirSource(dir: string): Source {
+  return {
+    read: async (path, limit) => {
+      try {
+        const file = await open(join(dir, path), "r");
+        try {
+          if (!(await file.stat()).isFile()) return null;
+          const { size } = await file.stat();
+          return size > limit ? null : await file.readFile();
+        } finally {
+          await file.close();
+        }
+      } catch (error) {
+        if (["ENOENT", "ENOTDIR", "EISDIR", "ELOOP"].includes(codeOf(error))) return null;
+        throw new Unreachable(`${path}: ${error instanceof Error ? error.message : error}`);
+      }
+    },
+    list: () => walk(dir, dir),
+  };
+}
+
+async function* walk(root: string, dir: string): AsyncGenerator<{ path: string; isFile: boolean }> {
+  const entries = await readdir(dir, { withFileTypes: true });
+  // An empty directory does not belong: no file of a log needs it.
+  if (entries.length === 0 && dir !== root) yield { path: relative(root, dir), isFile: false };
+  for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    const path = join(dir, entry.name);
+    if (entry.isDirectory()) yield* walk(root, path);
+    else yield { path: relative(root, path).split(sep).join("/"), isFile: entry.isFile() };
+  }
+}
+
+function urlSource(base: string): Source {
+  return {
+    read: async (path, limit) => {
+      const url = `${base}/${path}`;
+      try {
+        const answer = await request(url, { headersTimeout: TIMEOUT_MS, bodyTimeout: TIMEOUT_MS });
+        if (answer.statusCode !== 200) {
+          await answer.body.dump();
+          if (answer.statusCode === 404) return null;
+          throw new Unreachable(`${url} answered ${answer.statusCode}`);
+        }
+        const parts: Buffer[] = [];
+        let bytes = 0;
+        for await (const part of answer.body) {
+          bytes += part.length;
+          if (bytes > limit) return null;
+          parts.push(part);
+        }
+        return Buffer.concat(parts);
+      } catch (error) {
+        if (error instanceof Unreachable) throw error;
+        throw new Unreachable(`${url}: ${error instanceof Error ? error.message : error}`);
+      }
+    },
+  };
+}

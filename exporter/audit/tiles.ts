@@ -1,0 +1,81 @@
+/** Reads the tiles of a log whose size is known, and recomputes any root from them. */
+import { HASH_BYTES, rangeRoot } from "../log/merkle.ts";
+import {
+  hashesAtLevel,
+  MAX_ENTRY_BYTES,
+  TILE_WIDTH,
+  type Tile,
+  tilePath,
+  tileRoot,
+} from "../log/tile.ts";
+import type { Source } from "./source.ts";
+
+export const MAX_TILE_BYTES: number = TILE_WIDTH * HASH_BYTES;
+export const MAX_BUNDLE_BYTES: number = TILE_WIDTH * (MAX_ENTRY_BYTES + 2);
+
+/** Tiles kept for roots: they are asked for again and again from the right edge. */
+const CACHED = 256;
+
+export class Tiles {
+  readonly #source: Source;
+  readonly size: number;
+  readonly #cache = new Map<string, Buffer>();
+
+  constructor(source: Source, size: number) {
+    this.#source = source;
+    this.size = size;
+  }
+
+  /** Returns the tile that holds hash or entry `index * 256` of a level, as wide as the tree has it. */
+  tileAt(level: number | "entries", index: number): Tile {
+    const count = level === "entries" ? this.size : hashesAtLevel(this.size, level);
+    return { level, index, width: Math.min(TILE_WIDTH, count - index * TILE_WIDTH) };
+  }
+
+  /** Returns a hash tile, or null if it is missing or not exactly as long as it must be. */
+  async hashes(level: number, index: number): Promise<Buffer | null> {
+    const tile = this.tileAt(level, index);
+    const bytes = await this.#source.read(tilePath(tile), MAX_TILE_BYTES);
+    return bytes?.length === tile.width * HASH_BYTES ? bytes : null;
+  }
+
+  /** Returns a bundle's bytes, or null if it is missing. */
+  bundle(index: number): Promise<Buffer | null> {
+    return this.#source.read(tilePath(this.tileAt("entries", index)), MAX_BUNDLE_BYTES);
+  }
+
+  /** Returns the root of the first `size` leaves, or null where a tile for it is missing. */
+  async root(size: number): Promise<Uint8Array | null> {
+    const needed = new Map<string, Buffer>();
+    const wanted: [number, number][] = [];
+    // First pass: which subtrees; second: their hashes. rangeRoot itself knows no waiting.
+    rangeRoot(0, size, (height, index) => {
+      const level = Math.floor(height / 8);
+      wanted.push([level, Math.floor((index * 2 ** (height % 8)) / TILE_WIDTH)]);
+      return new Uint8Array(HASH_BYTES);
+    });
+    for (const [level, index] of wanted) {
+      const tile = await this.#cached(level, index);
+      if (tile === null) return null;
+      needed.set(`${level}/${index}`, tile);
+    }
+    return rangeRoot(0, size, (height, index) => {
+      const level = Math.floor(height / 8);
+      const width = 2 ** (height % 8);
+      const tile = needed.get(`${level}/${Math.floor((index * width) / TILE_WIDTH)}`);
+      const at = ((index * width) % TILE_WIDTH) * HASH_BYTES;
+      return tileRoot(tile?.subarray(at, at + width * HASH_BYTES) ?? new Uint8Array(HASH_BYTES));
+    });
+  }
+
+  async #cached(level: number, index: number): Promise<Buffer | null> {
+    const key = `${level}/${index}`;
+    const held = this.#cache.get(key);
+    if (held !== undefined) return held;
+    const bytes = await this.hashes(level, index);
+    if (bytes === null) return null;
+    if (this.#cache.size >= CACHED) this.#cache.clear();
+    this.#cache.set(key, bytes);
+    return bytes;
+  }
+}

@@ -1,0 +1,328 @@
+/**
+ * Verifies a whole log against a key that comes from outside it: signature, every tile and bundle, every entry, every
+ * link of every chain, receipts inside entries, and in a directory every file that is there.
+ */
+import { type Checkpoint, openCheckpoint } from "../log/checkpoint.ts";
+import { HASH_BYTES, leafHash } from "../log/merkle.ts";
+import { MAX_NOTE_BYTES, openNote, type Verifier } from "../log/note.ts";
+import {
+  hashesAtLevel,
+  parseTilePath,
+  TILE_WIDTH,
+  type Tile,
+  tilePath,
+  tileRoot,
+} from "../log/tile.ts";
+import { ChainWalk } from "./chains.ts";
+import { Findings, type VerifyReport } from "./report.ts";
+import type { Source } from "./source.ts";
+import { MAX_BUNDLE_BYTES, MAX_TILE_BYTES, Tiles } from "./tiles.ts";
+
+export type VerifyOptions = {
+  readonly log: Verifier;
+  /** A checkpoint of this log that was signed earlier, if one is at hand: the log must extend it. */
+  readonly lastSeen?: Uint8Array;
+  /** Every chain must be closed. */
+  readonly requireSeals?: boolean;
+  /** Gets the number of entries that were checked so far. */
+  readonly onProgress?: (done: number, total: number) => void;
+};
+
+/** Verifies the log in `source`. Throws Unreachable where it cannot be read. */
+export async function verifyLog(source: Source, options: VerifyOptions): Promise<VerifyReport> {
+  const findings = new Findings();
+  const walk = new ChainWalk(findings, options.log);
+  const notes: string[] = [];
+  const note = await source.read("checkpoint", MAX_NOTE_BYTES);
+  const checkpoint = note === null ? null : openCheckpoint(note, options.log);
+  if (note === null) {
+    const message = "there is no checkpoint: no data is not verified";
+    const isBare = source.list === undefined || (await source.list().next()).done === true;
+    findings.add({
+      severity: isBare ? "cannot-say" : "tampered",
+      cause: "no-checkpoint",
+      file: "checkpoint",
+      message,
+    });
+  } else if (checkpoint === null) {
+    const message = `the checkpoint is not signed by ${options.log.name} with the given key`;
+    findings.add({ severity: "tampered", cause: "checkpoint", file: "checkpoint", message });
+  } else if (checkpoint.size === 0) {
+    const message = "the log is empty: no data is not verified";
+    findings.add({ severity: "cannot-say", cause: "empty", message });
+  }
+  if (checkpoint !== null) {
+    const tiles = new Tiles(source, checkpoint.size);
+    await checkEntries(tiles, walk, findings, options);
+    await checkLevels(tiles, findings);
+    await checkRoot(tiles, checkpoint, findings);
+    await checkClaims(tiles, walk, findings);
+    await checkLastSeen(tiles, options, findings, notes);
+    if (source.list !== undefined) await checkFiles(source, source.list(), tiles, findings, notes);
+    const unknown = openNote(note ?? Buffer.alloc(0), [options.log])?.unknown ?? [];
+    for (const { name } of unknown)
+      notes.push(`The cosignature by ${name} was not checked: no key given.`);
+  }
+  const chains = walk.chains();
+  const open = chains.filter(({ state }) => state === "open");
+  if (open.length > 0) {
+    const text = `${open.length} of ${chains.length} chains are open: what came after their last entry is not in this log.`;
+    notes.push(text);
+    if (options.requireSeals) {
+      for (const { chain, last } of open) {
+        const message = `chain ${chain} is open after seq ${last}`;
+        findings.add({ severity: "incomplete", cause: "open-chain", chain, seq: last, message });
+      }
+    }
+  }
+  if (walk.clockSteps > 0)
+    notes.push(`The clock of a maker stepped back ${walk.clockSteps} times.`);
+  if (walk.foreignReceipts > 0)
+    notes.push(`${walk.foreignReceipts} receipts are of other logs and were not checked.`);
+  return {
+    verdict: findings.verdict,
+    origin: options.log.name,
+    treeSize: checkpoint?.size ?? 0,
+    root: checkpoint === null ? "" : Buffer.from(checkpoint.root).toString("base64"),
+    signedBy: checkpoint === null ? "" : options.log.vkey,
+    entries: walk.kinds,
+    gaps: walk.gaps,
+    chains,
+    findings: findings.list,
+    moreFindings: findings.dropped,
+    notes,
+  };
+}
+
+/** Every entry against its leaf hash in level 0, and every chain through them. */
+async function checkEntries(
+  tiles: Tiles,
+  walk: ChainWalk,
+  findings: Findings,
+  options: VerifyOptions,
+): Promise<void> {
+  for (let tile = 0; tile * TILE_WIDTH < tiles.size; tile++) {
+    const first = tile * TILE_WIDTH;
+    const { width } = tiles.tileAt("entries", tile);
+    const [hashes, bundle] = await Promise.all([tiles.hashes(0, tile), tiles.bundle(tile)]);
+    if (hashes === null) {
+      const file = tilePath(tiles.tileAt(0, tile));
+      findings.add({
+        severity: "tampered",
+        cause: "tile-missing",
+        index: first,
+        file,
+        message: `${file} is missing or of a wrong length`,
+      });
+    }
+    const file = tilePath(tiles.tileAt("entries", tile));
+    if (bundle === null) {
+      findings.add({
+        severity: "tampered",
+        cause: "bundle-missing",
+        index: first,
+        file,
+        message: `${file} is missing or too long`,
+      });
+      continue;
+    }
+    let at = 0;
+    for (let i = 0; i < width; i++) {
+      const index = first + i;
+      const length = at + 2 <= bundle.length ? bundle.readUInt16BE(at) : -1;
+      if (length < 0 || at + 2 + length > bundle.length) {
+        findings.add({
+          severity: "tampered",
+          cause: "entry",
+          index,
+          file,
+          message: `entry ${index} is cut off in ${file}`,
+        });
+        at = bundle.length;
+        break;
+      }
+      const entry = bundle.subarray(at + 2, at + 2 + length);
+      at += 2 + length;
+      const digest = leafHash(entry);
+      if (
+        hashes !== null &&
+        hashes.compare(digest, 0, HASH_BYTES, i * HASH_BYTES, (i + 1) * HASH_BYTES) !== 0
+      ) {
+        const message = `entry ${index} is not the one in the tree: its hash and its leaf differ`;
+        findings.add({ severity: "tampered", cause: "entry", index, file, message });
+        continue;
+      }
+      walk.visit(entry, digest, index);
+    }
+    if (at !== bundle.length) {
+      findings.add({
+        severity: "tampered",
+        cause: "surplus",
+        index: first + width - 1,
+        file,
+        message: `${file} has bytes behind its last entry`,
+      });
+    }
+    options.onProgress?.(first + width, tiles.size);
+  }
+}
+
+/** Every hash of level n + 1 against the full tile of level n below it. */
+async function checkLevels(tiles: Tiles, findings: Findings): Promise<void> {
+  for (let level = 1; hashesAtLevel(tiles.size, level) > 0; level++) {
+    for (let index = 0; index * TILE_WIDTH < hashesAtLevel(tiles.size, level); index++) {
+      const tile = tiles.tileAt(level, index);
+      const file = tilePath(tile);
+      const hashes = await tiles.hashes(level, index);
+      if (hashes === null) {
+        findings.add({
+          severity: "tampered",
+          cause: "tile-missing",
+          file,
+          message: `${file} is missing or of a wrong length`,
+        });
+        continue;
+      }
+      for (let i = 0; i < tile.width; i++) {
+        const below = await tiles.hashes(level - 1, index * TILE_WIDTH + i);
+        if (below === null) continue;
+        if (
+          hashes.compare(tileRoot(below), 0, HASH_BYTES, i * HASH_BYTES, (i + 1) * HASH_BYTES) !== 0
+        ) {
+          const under = tilePath({
+            level: level - 1,
+            index: index * TILE_WIDTH + i,
+            width: TILE_WIDTH,
+          });
+          findings.add({
+            severity: "tampered",
+            cause: "tile",
+            file,
+            message: `${file} and ${under} contradict each other`,
+          });
+        }
+      }
+    }
+  }
+}
+
+async function checkRoot(
+  tiles: Tiles,
+  { size, root }: Checkpoint,
+  findings: Findings,
+): Promise<void> {
+  const found = await tiles.root(size);
+  if (found !== null && !Buffer.from(found).equals(root)) {
+    const message = "the tiles do not give the root that the checkpoint signs";
+    findings.add({ severity: "tampered", cause: "root", file: "checkpoint", message });
+  }
+}
+
+/** The trees that receipts inside entries speak of: each proxy is a small witness. */
+async function checkClaims(tiles: Tiles, walk: ChainWalk, findings: Findings): Promise<void> {
+  for (const { index, treeSize, root } of walk.claims.values()) {
+    const found = treeSize > tiles.size ? null : await tiles.root(treeSize);
+    if (treeSize > tiles.size || (found !== null && !Buffer.from(found).equals(root))) {
+      const message = `entry ${index} holds a receipt for a tree of ${treeSize} leaves that this log contradicts`;
+      findings.add({ severity: "tampered", cause: "receipt-contradicted", index, message });
+    }
+  }
+}
+
+async function checkLastSeen(
+  tiles: Tiles,
+  options: VerifyOptions,
+  findings: Findings,
+  notes: string[],
+): Promise<void> {
+  if (options.lastSeen === undefined) {
+    notes.push(
+      "A roll-back of the whole log cannot be told without an earlier checkpoint (--last-seen), a witness or an anchor.",
+    );
+    return;
+  }
+  const seen = openCheckpoint(options.lastSeen, options.log);
+  if (seen === null) {
+    const message = "the last-seen checkpoint is not signed by the given key";
+    findings.add({ severity: "cannot-say", cause: "last-seen", message });
+    return;
+  }
+  const found = seen.size > tiles.size ? null : await tiles.root(seen.size);
+  if (found === null || !Buffer.from(found).equals(seen.root)) {
+    const message = `the log had ${seen.size} entries with another history: it was rolled back or forked`;
+    findings.add({ severity: "tampered", cause: "rolled-back", message });
+  } else notes.push(`The log extends the last-seen checkpoint of size ${seen.size}.`);
+}
+
+/** Every file: those of this tree were read; others must be superseded partial tiles, or beyond the checkpoint. */
+async function checkFiles(
+  source: Source,
+  files: AsyncGenerator<{ path: string; isFile: boolean }>,
+  tiles: Tiles,
+  findings: Findings,
+  notes: string[],
+): Promise<void> {
+  let beyond = 0;
+  for await (const { path, isFile } of files) {
+    if (isFile && path === "checkpoint") continue;
+    const tile = isFile ? parseTilePath(path) : null;
+    const now = tile === null ? null : tiles.tileAt(tile.level, tile.index);
+    if (tile === null || now === null) {
+      findings.add({
+        severity: "tampered",
+        cause: "foreign-file",
+        file: path,
+        message: `${path} does not belong to a log`,
+      });
+    } else if (tile.width > now.width) {
+      if (await isBeyond(source, tile, now)) beyond++;
+      else {
+        findings.add({
+          severity: "tampered",
+          cause: "foreign-file",
+          file: path,
+          message: `${path} does not belong to this tree`,
+        });
+      }
+    } else if (tile.width < now.width && !(await isPrefix(source, tile, now))) {
+      findings.add({
+        severity: "tampered",
+        cause: "superseded",
+        file: path,
+        message: `${path} is not the beginning of ${tilePath(now)}`,
+      });
+    }
+  }
+  if (beyond > 0)
+    notes.push(
+      `${beyond} files reach beyond the checkpoint: a crash leaves such, a clean stop does not.`,
+    );
+}
+
+/** A crash may leave tiles that the next checkpoint would have covered: they go on where this tree ends. */
+async function isBeyond(source: Source, tile: Tile, now: Tile): Promise<boolean> {
+  if (now.width <= 0) return now.width === 0 || now.width >= -16 * TILE_WIDTH;
+  return isPrefix(source, now, tile);
+}
+
+async function isPrefix(source: Source, small: Tile, large: Tile): Promise<boolean> {
+  const limit = small.level === "entries" ? MAX_BUNDLE_BYTES : MAX_TILE_BYTES;
+  const [part, whole] = await Promise.all([
+    source.read(tilePath(small), limit),
+    source.read(tilePath(large), limit),
+  ]);
+  if (part === null || whole === null) return false;
+  const length =
+    small.level === "entries" ? bundleLength(whole, small.width) : small.width * HASH_BYTES;
+  return part.length === length && whole.subarray(0, length).equals(part);
+}
+
+/** Returns the bytes of the first `count` entries of a bundle, or -1. */
+function bundleLength(bundle: Buffer, count: number): number {
+  let at = 0;
+  for (let i = 0; i < count; i++) {
+    if (at + 2 > bundle.length) return -1;
+    at += 2 + bundle.readUInt16BE(at);
+  }
+  return at;
+}

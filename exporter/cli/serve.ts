@@ -1,0 +1,32 @@
+/** `meshseal serve` */
+import { Command } from "commander";
+import { readSettings } from "../config.ts";
+import { serve } from "../main.ts";
+
+export function serveCommand(): Command {
+  return new Command("serve")
+    .description("Take batches in, keep the log, sign checkpoints, serve the log's files.")
+    .option("--data <dir>", "where log, keys and WAL are kept (default ./meshseal-data)")
+    .option(
+      "--listen <host:port>",
+      "address of intake, log, health and metrics (default 127.0.0.1:7700)",
+    )
+    .option(
+      "--origin <name>",
+      "name of the log, fixed at the first start (default <hostname>/meshseal)",
+    )
+    .option(
+      "--checkpoint-ms <n>",
+      "sign a checkpoint this often when there is something new (default 1000)",
+    )
+    .option("--allow-anonymous", "take batches from anyone, not only on loopback")
+    .option("--log-level <level>", "debug, info, warn, error or silent (default info)")
+    .option("--config <file>", "JSON file with the same settings in camelCase")
+    .addHelpText(
+      "after",
+      "\nEach setting can stand in the environment: --checkpoint-ms is MESHSEAL_CHECKPOINT_MS.\n\nExample:\n  meshseal serve --data ./meshseal-data",
+    )
+    .action(async (flags: Record<string, unknown>) => {
+      process.exitCode = await serve(readSettings(flags, process.env));
+    });
+}

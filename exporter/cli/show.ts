@@ -1,0 +1,153 @@
+/** `meshseal show` */
+import { Command } from "commander";
+import { decodeEntry, type FieldValue, fieldOf } from "../../record/codec.ts";
+import { F_KIND, F_TIME, kindName } from "../../record/fields.ts";
+import { openSource, type Source } from "../audit/source.ts";
+import { Tiles } from "../audit/tiles.ts";
+import { MeshsealError } from "../errors.ts";
+import { parseCheckpoint } from "../log/checkpoint.ts";
+import { HASH_BYTES, inclusionProof, leafHash } from "../log/merkle.ts";
+import { MAX_NOTE_BYTES, parseNote } from "../log/note.ts";
+import { parseBundle, TILE_WIDTH, tileRoot } from "../log/tile.ts";
+
+const HELP = `
+Shows what the files say. It checks nothing: that is what verify is for.
+
+Examples:
+  meshseal show 42
+  meshseal show 0123456789abcdef0123456789abcdef:7 --log http://127.0.0.1:7700/log`;
+
+export function showCommand(): Command {
+  return new Command("show")
+    .description("Show one entry: decoded, its bytes, its digest and its inclusion proof.")
+    .argument("<index|chain:seq>", "place in the log, or chain id and seq")
+    .option(
+      "--log <dir|url>",
+      "data directory, log directory, or URL of the log",
+      "./meshseal-data",
+    )
+    .option("--json", "print one JSON object")
+    .addHelpText("after", HELP)
+    .action(async (which: string, flags: { log: string; json?: boolean }) => {
+      const source = await openSource(flags.log);
+      const tiles = await openTiles(source);
+      const index = /^\d{1,15}$/.test(which) ? Number(which) : await findEntry(tiles, which);
+      const shown = await describe(tiles, index);
+      console.log(flags.json ? JSON.stringify(shown, null, 2) : format(shown));
+    });
+}
+
+type Shown = {
+  index: number;
+  digest: string;
+  fields: Record<string, string | number | (string | number)[]>;
+  bytes: string;
+  proof: { treeSize: number; hashes: string[] };
+};
+
+async function openTiles(source: Source): Promise<Tiles> {
+  const note = parseNote((await source.read("checkpoint", MAX_NOTE_BYTES)) ?? Buffer.alloc(0));
+  const checkpoint = note === null ? null : parseCheckpoint(note.text);
+  if (checkpoint === null) throw new MeshsealError("the log has no checkpoint: is --log right?");
+  return new Tiles(source, checkpoint.size);
+}
+
+async function readBundle(tiles: Tiles, tile: number): Promise<Uint8Array[]> {
+  const bytes = await tiles.bundle(tile);
+  const entries = bytes === null ? null : parseBundle(bytes, tiles.tileAt("entries", tile).width);
+  if (entries === null)
+    throw new MeshsealError(`bundle ${tile} of the log is damaged: run verify.`);
+  return entries;
+}
+
+async function findEntry(tiles: Tiles, which: string): Promise<number> {
+  const [, chain, seq] = /^([0-9a-f]{32}):(\d{1,15})$/.exec(which) ?? [];
+  if (chain === undefined) throw new MeshsealError(`"${which}" is neither an index nor chain:seq.`);
+  for (let tile = 0; tile * TILE_WIDTH < tiles.size; tile++) {
+    for (const [i, bytes] of (await readBundle(tiles, tile)).entries()) {
+      const entry = decodeEntry(bytes);
+      if (entry?.seq === Number(seq) && Buffer.from(entry.chain).toString("hex") === chain) {
+        return tile * TILE_WIDTH + i;
+      }
+    }
+  }
+  throw new MeshsealError(`the log holds no entry ${which}.`);
+}
+
+async function describe(tiles: Tiles, index: number): Promise<Shown> {
+  if (index >= tiles.size)
+    throw new MeshsealError(`the log has ${tiles.size} entries: there is no ${index}.`);
+  const bytes = (await readBundle(tiles, Math.floor(index / TILE_WIDTH)))[index % TILE_WIDTH];
+  const entry = bytes === undefined ? null : decodeEntry(bytes);
+  if (bytes === undefined || entry === null)
+    throw new MeshsealError(`entry ${index} is malformed: run verify.`);
+  const fields: Shown["fields"] = {};
+  for (const field of entry.fields) {
+    const name = fieldOf(field.number)?.name ?? `field_${field.number}`;
+    const before = fields[name];
+    const value = formatValue(field);
+    fields[name] = before === undefined ? value : [before, value].flat();
+  }
+  const hashes = await proofOf(tiles, index);
+  return {
+    index,
+    digest: Buffer.from(leafHash(bytes)).toString("hex"),
+    fields,
+    bytes: Buffer.from(bytes).toString("hex"),
+    proof: {
+      treeSize: tiles.size,
+      hashes: hashes.map((hash) => Buffer.from(hash).toString("base64")),
+    },
+  };
+}
+
+async function proofOf(tiles: Tiles, index: number): Promise<Uint8Array[]> {
+  const wanted = new Map<string, Buffer | null>();
+  const keyOf = (height: number, at: number): [number, number] => [
+    Math.floor(height / 8),
+    Math.floor((at * 2 ** (height % 8)) / TILE_WIDTH),
+  ];
+  inclusionProof(index, tiles.size, (height, at) => {
+    wanted.set(keyOf(height, at).join("/"), null);
+    return new Uint8Array(HASH_BYTES);
+  });
+  for (const key of wanted.keys()) {
+    const [level = 0, tile = 0] = key.split("/").map(Number);
+    wanted.set(key, await tiles.hashes(level, tile));
+  }
+  return inclusionProof(index, tiles.size, (height, at) => {
+    const tile = wanted.get(keyOf(height, at).join("/"));
+    if (tile === undefined || tile === null)
+      throw new MeshsealError("a tile of the log is damaged: run verify.");
+    const width = 2 ** (height % 8);
+    const from = ((at * width) % TILE_WIDTH) * HASH_BYTES;
+    return tileRoot(tile.subarray(from, from + width * HASH_BYTES));
+  });
+}
+
+/** Text where the bytes are plain text, hex otherwise: bytes from the network never reach the terminal as they are. */
+function formatValue({ number, value }: FieldValue): string | number {
+  if (number === F_KIND && typeof value === "number") return kindName(value) || value;
+  if (number === F_TIME && typeof value === "number") return formatTime(value);
+  if (typeof value === "number") return value;
+  const text = Buffer.from(value).toString("latin1");
+  const isText = fieldOf(number)?.min === 0 && /^[\x20-\x7e\n]*$/.test(text);
+  return isText ? text : `0x${Buffer.from(value).toString("hex")}`;
+}
+
+function formatTime(micros: number): string | number {
+  const date = new Date(micros / 1000);
+  return Number.isNaN(date.getTime()) ? micros : date.toISOString();
+}
+
+function format({ index, digest, fields, bytes, proof }: Shown): string {
+  const lines = [`entry ${index}`, `  digest  ${digest}`];
+  for (const [name, value] of Object.entries(fields))
+    lines.push(`  ${name.padEnd(20)} ${JSON.stringify(value)}`);
+  lines.push("  bytes", ...(bytes.match(/.{1,80}/g) ?? []).map((line) => `    ${line}`));
+  lines.push(
+    `  proof in the tree of ${proof.treeSize} entries`,
+    ...proof.hashes.map((hash) => `    ${hash}`),
+  );
+  return lines.join("\n");
+}

@@ -1,0 +1,106 @@
+/** `meshseal verify` */
+import { readFileSync } from "node:fs";
+import { SingleBar } from "cli-progress";
+import { Command } from "commander";
+import { EXIT_CODES, type VerifyReport } from "../audit/report.ts";
+import { openSource, Unreachable } from "../audit/source.ts";
+import { verifyLog } from "../audit/verify.ts";
+import { MeshsealError } from "../errors.ts";
+import { parseVkey, type Verifier } from "../log/note.ts";
+
+type Flags = { key: string; json?: boolean; requireSeals?: boolean; lastSeen?: string };
+
+const HELP = `
+Exit codes:
+  0  verified
+  1  tampered: something was changed, removed, added or reordered, or the key did not sign
+  2  incomplete: the log itself says that requests are missing; with --require-seals also open chains
+  3  cannot say: no data, not reachable, or written by a newer version
+  64 wrong usage
+
+Examples:
+  meshseal verify ./meshseal-data --key @trusted.vkey
+  meshseal verify http://127.0.0.1:7700/log --key 'shop/meshseal+1a2b3c4d+AQ...' --json`;
+
+export function verifyCommand(): Command {
+  return new Command("verify")
+    .description("Check a whole log: signature, tree, every entry, every link of every chain.")
+    .argument("<dir|url>", "data directory, log directory, or URL of the log")
+    .requiredOption("--key <vkey|@file>", "the log's verifier key, from a source that you trust")
+    .option("--last-seen <file>", "a checkpoint of this log from earlier: finds a roll-back")
+    .option("--require-seals", "open chains count as incomplete")
+    .option("--json", "print the report as one JSON object")
+    .addHelpText("after", HELP)
+    .action(async (where: string, flags: Flags) => {
+      const bar =
+        process.stderr.isTTY && !flags.json
+          ? new SingleBar({
+              format: "{bar} {percentage}%  {value}/{total} entries",
+              stream: process.stderr,
+              clearOnComplete: true,
+            })
+          : null;
+      try {
+        const report = await verifyLog(await openSource(where), {
+          log: readKey(flags.key),
+          ...(flags.lastSeen === undefined ? {} : { lastSeen: readFileSync(flags.lastSeen) }),
+          requireSeals: flags.requireSeals === true,
+          onProgress: (done, total) => {
+            if (bar?.isActive === false) bar.start(total, 0);
+            bar?.update(done);
+          },
+        });
+        bar?.stop();
+        console.log(flags.json ? JSON.stringify(report, null, 2) : formatReport(report));
+        process.exitCode = EXIT_CODES[report.verdict];
+      } catch (error) {
+        bar?.stop();
+        if (!(error instanceof Unreachable)) throw error;
+        if (flags.json)
+          console.log(JSON.stringify({ verdict: "cannot-say", message: error.message }));
+        else console.error(`meshseal: cannot say: ${error.message}`);
+        process.exitCode = EXIT_CODES["cannot-say"];
+      }
+    });
+}
+
+/** Returns the verifier that `--key` names. Throws MeshsealError if it names none. */
+export function readKey(text: string): Verifier {
+  let vkey = text;
+  if (text.startsWith("@")) {
+    try {
+      vkey = readFileSync(text.slice(1), "utf8").trim();
+    } catch (error) {
+      throw new MeshsealError(`--key ${text}: ${error instanceof Error ? error.message : error}`);
+    }
+  }
+  const verifier = parseVkey(vkey);
+  if (verifier === null) {
+    throw new MeshsealError(`--key: "${vkey.slice(0, 80)}" is no verifier key (name+hash+base64).`);
+  }
+  return verifier;
+}
+
+const SHOWN = 20;
+
+function formatReport(report: VerifyReport): string {
+  const { verdict, origin, treeSize, root, entries, gaps, chains, findings } = report;
+  const lines = [`${verdict.toUpperCase()}  ${origin}`];
+  if (root !== "")
+    lines.push(`  checkpoint  ${treeSize} entries, root ${root}, signed by the given key`);
+  const kinds = Object.entries(entries).map(([kind, count]) => `${count} ${kind}`);
+  if (kinds.length > 0) lines.push(`  entries     ${kinds.join(", ")}`);
+  if (gaps.entries > 0)
+    lines.push(`  gaps        ${gaps.count} requests missing, in ${gaps.entries} gap entries`);
+  for (const { chain, first, last, state } of chains.slice(0, SHOWN)) {
+    lines.push(`  chain       ${chain}  seq ${first} to ${last}, ${state}`);
+  }
+  if (chains.length > SHOWN)
+    lines.push(`  and ${chains.length - SHOWN} more chains (--json has all)`);
+  for (const { severity, message } of findings.slice(0, SHOWN))
+    lines.push(`  ${severity}: ${message}`);
+  const more = findings.length + report.moreFindings - SHOWN;
+  if (more > 0) lines.push(`  and ${more} more findings (--json has the first 1000)`);
+  for (const note of report.notes) lines.push(`  note: ${note}`);
+  return lines.join("\n");
+}

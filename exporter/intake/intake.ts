@@ -1,0 +1,223 @@
+/**
+ * Takes batches in: checks every entry and every link, decides what is new, and answers with a receipt or a refusal
+ * (FORMAT.md section 5). Knows no HTTP.
+ */
+import { createHash } from "node:crypto";
+import { parseBatchHeader } from "../../record/batch.ts";
+import { ENTRY_MALFORMED, Scanner } from "../../record/codec.ts";
+import { CHAIN_BYTES, DIGEST_BYTES } from "../../record/fields.ts";
+import {
+  ENTRY_PREFIX_BYTES,
+  MAX_BATCH_BYTES,
+  REFUSED_BUSY,
+  REFUSED_FORK,
+  REFUSED_HOLE,
+  REFUSED_MALFORMED,
+  REFUSED_ROLLBACK,
+  REFUSED_TOO_LARGE,
+} from "../../record/wire.ts";
+import type { Checkpoint } from "../log/checkpoint.ts";
+import type { Signer, Verifier } from "../log/note.ts";
+import { openReceipt, signReceipt } from "../log/receipt.ts";
+import { type Chain, type Chains, indexOf } from "./chains.ts";
+
+/** What the intake needs of the log. */
+export type Log = {
+  readonly checkpoint: Checkpoint;
+  readonly isDiskFull: boolean;
+  readonly unpublished: number;
+  readonly append: (
+    entries: Buffer,
+    count: number,
+  ) => { firstIndex: number; durable: Promise<void> };
+  readonly whenDurable: () => Promise<void>;
+};
+
+export type Refusal = {
+  readonly refusal: string;
+  readonly message: string;
+  /** With "hole": the seq that is needed next. */
+  readonly want?: number;
+};
+
+export type Answer =
+  | { readonly receipt: string; readonly added: number; readonly skipped: number }
+  | Refusal;
+
+export type IntakeOptions = {
+  readonly log: Log;
+  readonly chains: Chains;
+  readonly signer: Signer;
+  readonly verifier: Verifier;
+  /** Returns the digest of the leaf at `index`. */
+  readonly digestAt: (index: number) => Promise<Uint8Array | null>;
+  /** Keeps the bytes of a refused batch as evidence. */
+  readonly quarantine: (cause: string, batch: Buffer) => void;
+};
+
+/** More than this many entries that wait for a checkpoint, and the sender is asked to wait. */
+const MAX_UNPUBLISHED = 1_000_000;
+
+type Checked = { readonly ends: readonly number[]; readonly digests: readonly Uint8Array[] };
+
+export class Intake {
+  readonly #options: IntakeOptions;
+  readonly #scanner = new Scanner();
+  isDraining = false;
+
+  constructor(options: IntakeOptions) {
+    this.#options = options;
+  }
+
+  /** Answers one batch. Keeps parts of `batch` until they are published. */
+  async accept(batch: Buffer): Promise<Answer> {
+    const { log, quarantine } = this.#options;
+    if (this.isDraining) return refused(REFUSED_BUSY, "this exporter is shutting down");
+    if (log.isDiskFull) return refused(REFUSED_BUSY, "the disk is full");
+    if (log.unpublished > MAX_UNPUBLISHED) return refused(REFUSED_BUSY, "checkpoints are behind");
+    if (batch.length > MAX_BATCH_BYTES) {
+      return refused(REFUSED_TOO_LARGE, `a batch has at most ${MAX_BATCH_BYTES} bytes`);
+    }
+    const answer = await this.#judge(batch);
+    if (
+      "refusal" in answer &&
+      [REFUSED_MALFORMED, REFUSED_FORK, REFUSED_ROLLBACK].includes(answer.refusal)
+    ) {
+      quarantine(answer.refusal, batch);
+    }
+    return answer;
+  }
+
+  async #judge(batch: Buffer): Promise<Answer> {
+    const { log, chains, signer } = this.#options;
+    const header = parseBatchHeader(batch);
+    if (header === null) return refused(REFUSED_MALFORMED, "no batch header");
+    const checked = this.#check(
+      batch,
+      header.chain,
+      header.firstSeq,
+      header.count,
+      header.entriesAt,
+    );
+    if (typeof checked === "string") return refused(REFUSED_MALFORMED, checked);
+    const id = Buffer.from(header.chain).toString("hex");
+    const known = chains.get(id);
+    const next = known?.nextSeq ?? 0;
+    if (header.receipt.length > 0) {
+      const receipt = openReceipt(header.receipt, this.#options.verifier);
+      if (receipt !== null && receipt.chain === id && receipt.nextSeq > next) {
+        const message = `this log receipted the chain up to seq ${receipt.nextSeq} and holds it up to ${next}`;
+        return refused(REFUSED_ROLLBACK, message);
+      }
+    }
+    if (header.firstSeq > next) {
+      return { ...refused(REFUSED_HOLE, `seq ${next} is needed next`), want: next };
+    }
+    const skipped = Math.min(header.count, next - header.firstSeq);
+    if (known !== undefined && skipped > 0) {
+      const isSame = await this.#holds(known, header.firstSeq + skipped - 1, checked, skipped - 1);
+      if (!isSame) {
+        return refused(
+          REFUSED_FORK,
+          `another entry with seq ${header.firstSeq + skipped - 1} is held`,
+        );
+      }
+      // The lookup may have waited: another batch of this chain may have been taken in meanwhile.
+      if (known.nextSeq !== next) return this.#judge(batch);
+    }
+    const added = header.count - skipped;
+    const head = checked.digests.at(-1);
+    if (added > 0 && head !== undefined) {
+      const prevAt = skipped === 0 ? this.#firstPrev(batch, header.entriesAt) : null;
+      if (known !== undefined && prevAt !== null && !prevAt.equals(known.head)) {
+        return refused(REFUSED_FORK, `seq ${next} does not follow the head that is held`);
+      }
+      const from = skipped === 0 ? header.entriesAt : (checked.ends[skipped - 1] ?? 0);
+      const { firstIndex } = log.append(batch.subarray(from), added);
+      chains.extend(id, header.firstSeq + skipped, firstIndex, added, head);
+    }
+    const chain = chains.get(id);
+    if (chain === undefined) throw new Error("a chain without entries");
+    const { nextSeq, head: newest } = chain;
+    await log.whenDurable();
+    const { size, root } = log.checkpoint;
+    const receipt = signReceipt(
+      {
+        origin: signer.name,
+        chain: id,
+        nextSeq,
+        head: Buffer.from(newest).toString("hex"),
+        treeSize: size,
+        treeRoot: root,
+      },
+      signer,
+    );
+    return { receipt, added, skipped };
+  }
+
+  /** Returns where each entry ends and its digest, or what is wrong. */
+  #check(
+    batch: Buffer,
+    chain: Uint8Array,
+    firstSeq: number,
+    count: number,
+    from: number,
+  ): Checked | string {
+    const scanner = this.#scanner;
+    const ends: number[] = [];
+    const digests: Uint8Array[] = [];
+    let at = from;
+    for (let i = 0; i < count; i++) {
+      if (at + ENTRY_PREFIX_BYTES > batch.length) return `entry ${i} is cut off`;
+      const end = at + ENTRY_PREFIX_BYTES + batch.readUInt16BE(at);
+      if (end > batch.length) return `entry ${i} is cut off`;
+      if (batch[at + 2] !== 0) return `entry ${i} is not behind a byte 0x00`;
+      const start = at + ENTRY_PREFIX_BYTES;
+      if (scanner.scan(batch, start, end) === ENTRY_MALFORMED) return `entry ${i} is malformed`;
+      if (
+        batch.compare(chain, 0, CHAIN_BYTES, scanner.chainAt, scanner.chainAt + CHAIN_BYTES) !== 0
+      ) {
+        return `entry ${i} is of another chain`;
+      }
+      if (scanner.seq !== firstSeq + i)
+        return `entry ${i} has seq ${scanner.seq}, not ${firstSeq + i}`;
+      const prev = batch.subarray(scanner.prevAt, scanner.prevAt + DIGEST_BYTES);
+      const before = digests[i - 1];
+      if (before !== undefined && !prev.equals(before))
+        return `entry ${i} does not follow the one before it`;
+      digests.push(
+        createHash("sha256")
+          .update(batch.subarray(at + 2, end))
+          .digest(),
+      );
+      ends.push(end);
+      at = end;
+    }
+    return at === batch.length ? { ends, digests } : "bytes behind the last entry";
+  }
+
+  #firstPrev(batch: Buffer, at: number): Buffer {
+    this.#scanner.scan(
+      batch,
+      at + ENTRY_PREFIX_BYTES,
+      at + ENTRY_PREFIX_BYTES + batch.readUInt16BE(at),
+    );
+    return batch.subarray(this.#scanner.prevAt, this.#scanner.prevAt + DIGEST_BYTES);
+  }
+
+  /**
+   * Tells if the chain holds the entry with `seq` as it is in the batch. Then it holds the ones before it in the
+   * batch too: each carries the digest of its predecessor.
+   */
+  async #holds(chain: Chain, seq: number, checked: Checked, at: number): Promise<boolean> {
+    const digest = checked.digests[at] ?? new Uint8Array();
+    if (seq === chain.nextSeq - 1) return Buffer.from(chain.head).equals(digest);
+    await this.#options.log.whenDurable();
+    const held = await this.#options.digestAt(indexOf(chain, seq));
+    return held !== null && Buffer.from(held).equals(digest);
+  }
+}
+
+function refused(refusal: string, message: string): Refusal {
+  return { refusal, message };
+}

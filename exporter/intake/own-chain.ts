@@ -1,0 +1,76 @@
+/**
+ * The exporter's own chain in its own log: `open` at start, a `heartbeat` each minute, so that a quiet log is seen to be
+ * alive, and `close` at a clean stop. It proves nothing against the operator.
+ */
+import { randomBytes } from "node:crypto";
+import { encodeEntry, type FieldValue } from "../../record/codec.ts";
+import {
+  CHAIN_BYTES,
+  DIGEST_BYTES,
+  F_CHAIN,
+  F_FORMAT,
+  F_HEARTBEAT_MS,
+  F_KIND,
+  F_PREV,
+  F_PRODUCER,
+  F_SALT,
+  F_SEQ,
+  F_TIME,
+  FORMAT_VERSION,
+  KIND_CLOSE,
+  KIND_HEARTBEAT,
+  KIND_OPEN,
+  SALT_BYTES,
+} from "../../record/fields.ts";
+import { leafHash } from "../log/merkle.ts";
+import type { Chains } from "./chains.ts";
+import type { Log } from "./intake.ts";
+
+export const OWN_HEARTBEAT_MS = 60_000;
+
+export class OwnChain {
+  readonly #id = randomBytes(CHAIN_BYTES);
+  readonly #log: Log;
+  readonly #chains: Chains;
+  #seq = 0;
+  #prev: Uint8Array = new Uint8Array(DIGEST_BYTES);
+
+  constructor(log: Log, chains: Chains) {
+    this.#log = log;
+    this.#chains = chains;
+  }
+
+  open(producer: string): Promise<void> {
+    return this.#write(KIND_OPEN, [
+      { number: F_FORMAT, value: FORMAT_VERSION },
+      { number: F_PRODUCER, value: Buffer.from(producer) },
+      { number: F_HEARTBEAT_MS, value: OWN_HEARTBEAT_MS },
+    ]);
+  }
+
+  heartbeat(): Promise<void> {
+    return this.#write(KIND_HEARTBEAT, []);
+  }
+
+  close(): Promise<void> {
+    return this.#write(KIND_CLOSE, []);
+  }
+
+  #write(kind: number, facts: readonly FieldValue[]): Promise<void> {
+    const entry = encodeEntry([
+      { number: F_KIND, value: kind },
+      { number: F_CHAIN, value: this.#id },
+      { number: F_SEQ, value: this.#seq },
+      { number: F_PREV, value: this.#prev },
+      { number: F_TIME, value: Date.now() * 1000 },
+      { number: F_SALT, value: randomBytes(SALT_BYTES) },
+      ...facts,
+    ]);
+    const prefix = Buffer.of(entry.length >> 8, entry.length & 0xff, 0);
+    const { firstIndex, durable } = this.#log.append(Buffer.concat([prefix, entry]), 1);
+    this.#prev = leafHash(entry);
+    this.#chains.extend(this.#id.toString("hex"), this.#seq, firstIndex, 1, this.#prev);
+    this.#seq++;
+    return durable;
+  }
+}

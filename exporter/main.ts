@@ -1,0 +1,171 @@
+/** serve: wires intake, log and store together, and is the only file that knows the process it runs in. */
+import { mkdirSync } from "node:fs";
+import type { AddressInfo } from "node:net";
+import { join, resolve } from "node:path";
+import { type Logger, pino } from "pino";
+import { Scanner } from "../record/codec.ts";
+import { CHAIN_BYTES } from "../record/fields.ts";
+import type { Settings } from "./config.ts";
+import { MeshsealError } from "./errors.ts";
+import { Chains } from "./intake/chains.ts";
+import { createHttp } from "./intake/http.ts";
+import { Intake } from "./intake/intake.ts";
+import { OWN_HEARTBEAT_MS, OwnChain } from "./intake/own-chain.ts";
+import { openQuarantine } from "./intake/quarantine.ts";
+import { loadKey } from "./keys.ts";
+import { takeLock } from "./lock.ts";
+import { HASH_BYTES } from "./log/merkle.ts";
+import { Sequencer } from "./log/sequencer.ts";
+import { TILE_WIDTH, tilePath } from "./log/tile.ts";
+import { Wal } from "./log/wal.ts";
+import { createMetrics } from "./metrics.ts";
+import { fileStore } from "./store/file.ts";
+import type { Store } from "./store/store.ts";
+
+export const VERSION = "0.1.0";
+
+/** A checkpoint that is this late makes the exporter not ready, in milliseconds. */
+const LATE_MS = 10_000;
+
+/** Runs the exporter until it is told to stop by SIGTERM or SIGINT. Resolves to the exit code. */
+export async function serve(settings: Settings): Promise<number> {
+  const logger = pino(
+    { level: settings.logLevel, base: null },
+    pino.destination({ dest: 2, sync: true }),
+  );
+  const data = resolve(settings.data);
+  mkdirSync(data, { recursive: true });
+  const unlock = takeLock(data);
+  try {
+    return await run(settings, data, logger);
+  } finally {
+    unlock();
+  }
+}
+
+async function run(settings: Settings, data: string, logger: Logger): Promise<number> {
+  const { signer, verifier } = loadKey(data, settings.origin);
+  const store = await fileStore(join(data, "log"), join(data, "unfinished"));
+  let stop: (code: number) => void = () => {};
+  const stopped = new Promise<number>((done) => {
+    stop = done;
+  });
+  const onFatal = (err: unknown): void => {
+    logger.fatal({ err }, "the log cannot be written: stopping, what is receipted is safe");
+    process.exit(74);
+  };
+  const log = new Sequencer({ store, wal: new Wal(join(data, "wal")), signer, verifier, onFatal });
+  const chains = new Chains();
+  const started = Date.now();
+  await recover(log, chains);
+  logger.info(
+    { origin: signer.name, entries: log.size, chains: chains.count, ms: Date.now() - started },
+    "log recovered",
+  );
+
+  const quarantine = openQuarantine(join(data, "quarantine"));
+  const intake = new Intake({
+    log,
+    chains,
+    signer,
+    verifier,
+    digestAt: async (index) => {
+      if (index >= log.checkpoint.size) await log.publish();
+      return readDigest(store, log.checkpoint.size, index);
+    },
+    quarantine: (cause, batch) => {
+      logger.error({ cause, file: quarantine(cause, batch) }, "batch refused for good");
+    },
+  });
+  const metrics = createMetrics({
+    treeSize: () => log.checkpoint.size,
+    unpublished: () => log.unpublished,
+    chains: () => chains.count,
+    checkpointAgeSeconds: () => (Date.now() - log.signedAt) / 1000,
+  });
+  const http = createHttp({
+    intake,
+    logDir: join(data, "log"),
+    metrics,
+    logger,
+    readiness: () => {
+      const age = Date.now() - log.signedAt;
+      const reasons: string[] = [];
+      if (intake.isDraining) reasons.push("shutting down");
+      if (log.isDiskFull) reasons.push("the disk is full");
+      if (log.unpublished > 0 && age > LATE_MS) reasons.push("checkpoints are late");
+      const { size } = log.checkpoint;
+      return {
+        reasons,
+        details: {
+          origin: signer.name,
+          treeSize: size,
+          unpublished: log.unpublished,
+          checkpointAgeMs: age,
+        },
+      };
+    },
+  });
+
+  const own = new OwnChain(log, chains);
+  await own.open(`meshseal-exporter/${VERSION}`);
+  await log.publish();
+  const [host, port] = splitAddress(settings.listen);
+  try {
+    await http.listen({ host, port });
+  } catch (error) {
+    await own.close();
+    await log.close();
+    throw new MeshsealError(
+      `cannot listen on ${settings.listen}: ${error instanceof Error ? error.message : error}`,
+    );
+  }
+  const at = http.server.address() as AddressInfo;
+  const address = at.family === "IPv6" ? `[${at.address}]:${at.port}` : `${at.address}:${at.port}`;
+  logger.info({ address, data, origin: signer.name, vkey: signer.vkey }, "listening");
+
+  const publishing = setInterval(
+    () => void log.publish().catch(() => undefined),
+    settings.checkpointMs,
+  );
+  const beating = setInterval(() => void own.heartbeat().catch(() => undefined), OWN_HEARTBEAT_MS);
+  process.once("SIGTERM", () => stop(0));
+  process.once("SIGINT", () => stop(0));
+  const code = await stopped;
+  logger.info("stopping");
+  intake.isDraining = true;
+  clearInterval(publishing);
+  clearInterval(beating);
+  await http.close();
+  await own.close();
+  await log.close();
+  logger.info({ treeSize: log.checkpoint.size }, "stopped");
+  return code;
+}
+
+async function recover(log: Sequencer, chains: Chains): Promise<void> {
+  const scanner = new Scanner();
+  try {
+    await log.recover((entry, digest, index) => {
+      scanner.scan(entry, 0, entry.length);
+      const id = entry.toString("hex", scanner.chainAt, scanner.chainAt + CHAIN_BYTES);
+      chains.extend(id, scanner.seq, index, 1, digest);
+    });
+  } catch (error) {
+    throw new MeshsealError(error instanceof Error ? error.message : String(error));
+  }
+}
+
+async function readDigest(store: Store, size: number, index: number): Promise<Uint8Array | null> {
+  if (index >= size) return null;
+  const tile = Math.floor(index / TILE_WIDTH);
+  const width = Math.min(TILE_WIDTH, size - tile * TILE_WIDTH);
+  const bytes = await store.get(tilePath({ level: 0, index: tile, width }));
+  const at = (index % TILE_WIDTH) * HASH_BYTES;
+  return bytes === null ? null : bytes.subarray(at, at + HASH_BYTES);
+}
+
+function splitAddress(listen: string): [string, number] {
+  const colon = listen.lastIndexOf(":");
+  return [listen.slice(0, colon).replaceAll(/[[\]]/g, ""), Number(listen.slice(colon + 1))];
+}

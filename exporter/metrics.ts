@@ -1,0 +1,66 @@
+/** What the exporter counts, in Prometheus' form. */
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+
+export type Metrics = {
+  readonly registry: Registry;
+  readonly batches: Counter<"outcome">;
+  readonly entries: Counter<"outcome">;
+  readonly receiptSeconds: Histogram;
+};
+
+/** What is read when someone asks. */
+export type Gauges = {
+  readonly treeSize: () => number;
+  readonly unpublished: () => number;
+  readonly chains: () => number;
+  readonly checkpointAgeSeconds: () => number;
+};
+
+export function createMetrics(gauges: Gauges): Metrics {
+  const registry = new Registry();
+  const registers = [registry];
+  collectDefaultMetrics({ register: registry });
+  const gauge = (name: string, help: string, read: () => number): void => {
+    new Gauge({
+      name,
+      help,
+      registers,
+      collect() {
+        this.set(read());
+      },
+    });
+  };
+  gauge("meshseal_tree_size", "Leaves below the newest checkpoint.", gauges.treeSize);
+  gauge(
+    "meshseal_unpublished_entries",
+    "Durable entries that wait for a checkpoint.",
+    gauges.unpublished,
+  );
+  gauge("meshseal_chains", "Chains that the log holds.", gauges.chains);
+  gauge(
+    "meshseal_checkpoint_age_seconds",
+    "Age of the newest checkpoint.",
+    gauges.checkpointAgeSeconds,
+  );
+  return {
+    registry,
+    batches: new Counter({
+      name: "meshseal_batches_total",
+      help: "Batches by outcome: receipted, or the word of the refusal.",
+      labelNames: ["outcome"],
+      registers,
+    }),
+    entries: new Counter({
+      name: "meshseal_entries_total",
+      help: "Entries by outcome: added, or skipped since the log had them.",
+      labelNames: ["outcome"],
+      registers,
+    }),
+    receiptSeconds: new Histogram({
+      name: "meshseal_receipt_seconds",
+      help: "Time from a batch's arrival to its receipt.",
+      buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
+      registers,
+    }),
+  };
+}
