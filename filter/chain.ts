@@ -1,0 +1,294 @@
+/** The chain of this VM: its id, its head, and the entries that are not requests. FORMAT.md section 4. */
+import {
+  CHAIN_BYTES,
+  DIGEST_BYTES,
+  F_ABANDONED_CAUSE,
+  F_ABANDONED_CHAIN,
+  F_ABANDONED_COUNT,
+  F_ABANDONED_HEAD,
+  F_ABANDONED_SEQ,
+  F_CHAIN,
+  F_CONFIG,
+  F_CONFIG_DIGEST,
+  F_FORMAT,
+  F_GAP_CAUSE,
+  F_GAP_COUNT,
+  F_GAP_FROM,
+  F_GAP_TO,
+  F_HEARTBEAT_MS,
+  F_KIND,
+  F_MODULE_DIGEST,
+  F_NAMESPACE,
+  F_NODE_CLUSTER,
+  F_NODE_ID,
+  F_PLUGIN,
+  F_POD,
+  F_PREV,
+  F_PRODUCER,
+  F_RECEIPT,
+  F_SALT,
+  F_SEQ,
+  F_TIME,
+  F_WORKLOAD,
+  FORMAT_VERSION,
+  GAP_BUFFER_FULL,
+  KIND_GAP,
+  KIND_HEARTBEAT,
+  KIND_OPEN,
+  MAX_NAME,
+  MAX_RECEIPT,
+  SALT_BYTES,
+} from "../record/fields";
+import { ENTRY_PREFIX_BYTES } from "../record/wire";
+import * as buffer from "./buffer";
+import { Config } from "./config";
+import { beginEntry, ENVELOPE_BYTES, endEntry, FIELD_BYTES, putBytes, putUint } from "./entry";
+import * as host from "./host";
+import { Text } from "./host";
+import * as metrics from "./metrics";
+import { sha256 } from "./sha256";
+
+export const ID: usize = memory.data(16, 16);
+export const HEAD: usize = memory.data(32, 16);
+/** Digest of the newest entry that a receipt covers. */
+export const RECEIPTED_HEAD: usize = memory.data(32, 16);
+export const CONFIG_DIGEST: usize = memory.data(32, 16);
+const MODULE_DIGEST: usize = memory.data(32, 16);
+
+export let isOpen: bool = false;
+/** Next seq, and the seq of the first entry in the buffer. */
+export let nextSeq: u64 = 0;
+export let firstSeq: u64 = 0;
+
+/** The newest receipt for this chain, as a signed note. */
+export const RECEIPT: usize = memory.data(4096, 16);
+export let receiptBytes: u32 = 0;
+
+let configNumber: u32 = 0;
+let settings: Config = new Config();
+let lastTime: u64 = 0;
+let lastHeartbeat: u64 = 0;
+
+// Requests that were seen and not written, waiting to be chained as a gap.
+let gapCount: u64 = 0;
+let gapFrom: u64 = 0;
+let gapTo: u64 = 0;
+
+// What the next `open` says of the chain before it.
+const OLD_ID: usize = memory.data(16, 16);
+const OLD_HEAD: usize = memory.data(32, 16);
+let oldCause: u32 = 0;
+let oldSeq: u64 = 0;
+let oldCount: u64 = 0;
+
+const SALTS: usize = memory.data(4096, 16);
+const SALTS_BYTES: usize = 4096;
+let saltAt: usize = 4096;
+
+const NODE_ID = new Text("xds\0node\0id");
+const NODE_CLUSTER = new Text("xds\0node\0cluster");
+const POD = new Text("xds\0node\0metadata\0NAME");
+const NAMESPACE = new Text("xds\0node\0metadata\0NAMESPACE");
+const WORKLOAD = new Text("xds\0node\0metadata\0WORKLOAD_NAME");
+const PLUGIN = new Text("plugin_name");
+const PRODUCER = new Text("meshseal-filter/0.1.0");
+
+const OPEN_BYTES: usize = 16_000;
+const GAP_BYTES: usize = (ENVELOPE_BYTES + 4 * FIELD_BYTES) as usize;
+
+/** Takes up a configuration; its digest is in CONFIG_DIGEST already. */
+export function configure(config: Config): void {
+  settings = config;
+  configNumber++;
+  for (let i = 0; i < 64 && config.moduleDigest !== ""; i += 2) {
+    const byte =
+      (hexDigit(config.moduleDigest.charCodeAt(i)) << 4) |
+      hexDigit(config.moduleDigest.charCodeAt(i + 1));
+    store<u8>(MODULE_DIGEST + (i >> 1), byte as u8);
+  }
+}
+
+function hexDigit(c: i32): i32 {
+  return c < 0x40 ? c - 0x30 : c - 0x57;
+}
+
+/** The time, never going back within a chain by a failing clock. */
+export function time(): u64 {
+  const now = host.now();
+  if (now !== 0) lastTime = now;
+  return lastTime;
+}
+
+/**
+ * Begins an entry of at most `bytes` behind its envelope, if there is room. On true the caller writes its
+ * fields and calls `finish`.
+ */
+function begin(kind: u32, bytes: usize, now: u64, isRequest: bool): bool {
+  const room = (ENTRY_PREFIX_BYTES as usize) + ENVELOPE_BYTES + bytes;
+  if (!buffer.hasRoom(room, isRequest)) return false;
+  if (saltAt >= SALTS_BYTES) {
+    if (!host.random(SALTS, SALTS_BYTES)) return false;
+    saltAt = 0;
+  }
+  beginEntry(buffer.end + ENTRY_PREFIX_BYTES);
+  putUint(F_KIND, kind);
+  putBytes(F_CHAIN, ID, CHAIN_BYTES, CHAIN_BYTES);
+  putUint(F_SEQ, nextSeq);
+  putBytes(F_PREV, HEAD, DIGEST_BYTES, DIGEST_BYTES);
+  putUint(F_TIME, now);
+  putBytes(F_SALT, SALTS + saltAt, SALT_BYTES, SALT_BYTES);
+  saltAt += SALT_BYTES;
+  putUint(F_CONFIG, configNumber);
+  return true;
+}
+
+/** Ends the entry that was begun: it is chained. */
+export function finish(): void {
+  const from = buffer.end + ENTRY_PREFIX_BYTES;
+  const to = endEntry();
+  const bytes = (to - from) as u32;
+  store<u8>(buffer.end, (bytes >> 8) as u8);
+  store<u8>(buffer.end + 1, bytes as u8);
+  store<u8>(buffer.end + 2, 0);
+  sha256(from - 1, bytes + 1, HEAD);
+  metrics.bufferedBytes.add((to - buffer.end) as i64);
+  metrics.entries.add(1);
+  buffer.keep(to);
+  nextSeq++;
+}
+
+/** Begins the entry of a request, after opening the chain and chaining a gap where needed. False: it cannot be written. */
+export function beginRequest(kind: u32, bytes: usize, now: u64): bool {
+  if (!ensureOpen(now)) return false;
+  if (gapCount > 0) {
+    // Only together with the request that shows that there is room again: a gap for each request would fill the buffer.
+    const room = (ENTRY_PREFIX_BYTES as usize) + ENVELOPE_BYTES + bytes + GAP_BYTES;
+    if (!buffer.hasRoom(room, true) || !writeGap(now)) return false;
+  }
+  return begin(kind, bytes, now, true);
+}
+
+/** Counts a request that could not be written. */
+export function miss(now: u64): void {
+  if (gapCount === 0) gapFrom = now;
+  gapTo = now;
+  gapCount++;
+  metrics.gapRequests.add(1);
+}
+
+/** Opens the chain if it is not. False where there is no room or no randomness. */
+export function ensureOpen(now: u64): bool {
+  if (isOpen) return true;
+  if (buffer.start === 0 || !host.random(ID, CHAIN_BYTES)) return false;
+  memory.fill(HEAD, 0, DIGEST_BYTES);
+  memory.fill(RECEIPTED_HEAD, 0, DIGEST_BYTES);
+  nextSeq = 0;
+  firstSeq = 0;
+  receiptBytes = 0;
+  if (!begin(KIND_OPEN, OPEN_BYTES, now, false)) return false;
+  putUint(F_FORMAT, FORMAT_VERSION);
+  putProperty(F_NODE_ID, NODE_ID);
+  putProperty(F_NODE_CLUSTER, NODE_CLUSTER);
+  putProperty(F_POD, POD);
+  putProperty(F_NAMESPACE, NAMESPACE);
+  putProperty(F_WORKLOAD, WORKLOAD);
+  putProperty(F_PLUGIN, PLUGIN);
+  putBytes(F_PRODUCER, PRODUCER.at, PRODUCER.bytes, MAX_NAME);
+  if (settings.moduleDigest !== "")
+    putBytes(F_MODULE_DIGEST, MODULE_DIGEST, DIGEST_BYTES, DIGEST_BYTES);
+  putBytes(F_CONFIG_DIGEST, CONFIG_DIGEST, DIGEST_BYTES, DIGEST_BYTES);
+  putUint(F_HEARTBEAT_MS, settings.heartbeatMs);
+  if (oldCause !== 0) {
+    putBytes(F_ABANDONED_CHAIN, OLD_ID, CHAIN_BYTES, CHAIN_BYTES);
+    putUint(F_ABANDONED_SEQ, oldSeq);
+    putBytes(F_ABANDONED_HEAD, OLD_HEAD, DIGEST_BYTES, DIGEST_BYTES);
+    putUint(F_ABANDONED_CAUSE, oldCause);
+    putUint(F_ABANDONED_COUNT, oldCount);
+  }
+  oldCause = 0;
+  finish();
+  isOpen = true;
+  lastHeartbeat = now;
+  metrics.chains.add(1);
+  return true;
+}
+
+function putProperty(number: u32, path: Text): void {
+  if (host.property(path.at, path.bytes)) putBytes(number, host.data, host.size as u32, MAX_NAME);
+}
+
+function writeGap(now: u64): bool {
+  if (!begin(KIND_GAP, GAP_BYTES, now, false)) return false;
+  putUint(F_GAP_COUNT, gapCount);
+  putUint(F_GAP_FROM, gapFrom);
+  putUint(F_GAP_TO, gapTo);
+  putUint(F_GAP_CAUSE, GAP_BUFFER_FULL);
+  finish();
+  gapCount = 0;
+  return true;
+}
+
+/** At each tick: opens the chain, chains a gap when the buffer has drained, writes the heartbeat when it is due. */
+export function tick(now: u64): void {
+  if (!ensureOpen(now)) return;
+  if (gapCount > 0 && buffer.hasRoom(GAP_BYTES + OPEN_BYTES, true)) writeGap(now);
+  if (now - lastHeartbeat < (settings.heartbeatMs as u64) * 1000) return;
+  if (!begin(KIND_HEARTBEAT, (MAX_RECEIPT + FIELD_BYTES) as usize, now, false)) return;
+  if (receiptBytes > 0) putBytes(F_RECEIPT, RECEIPT, receiptBytes, MAX_RECEIPT);
+  finish();
+  lastHeartbeat = now;
+}
+
+/** A receipt covers everything before `seq`, which begins at `to`; `head` is the digest of the entry before it. */
+export function receipted(seq: u64, to: usize, head: usize, note: usize, bytes: u32): void {
+  metrics.receiptedEntries.add((seq - firstSeq) as i64);
+  metrics.bufferedBytes.add(-((to - buffer.start) as i64));
+  memory.copy(RECEIPTED_HEAD, head, DIGEST_BYTES);
+  memory.copy(RECEIPT, note, bytes);
+  receiptBytes = bytes;
+  firstSeq = seq;
+  buffer.free(to);
+}
+
+/** Gives the chain up: the exporter refused it for good. The next entry opens another, which names this one. */
+export function abandon(cause: u32): void {
+  seal("abandoned");
+  oldCause = cause;
+  oldSeq = firstSeq;
+  oldCount = nextSeq - firstSeq;
+  memory.copy(OLD_ID, ID, CHAIN_BYTES);
+  memory.copy(OLD_HEAD, RECEIPTED_HEAD, DIGEST_BYTES);
+  metrics.lostEntries.add(oldCount as i64);
+  metrics.bufferedBytes.add(-(buffer.heldBytes() as i64));
+  buffer.clear();
+  isOpen = false;
+}
+
+/** The chain's last word, in Envoy's log: what can still be said when nothing can be sent. */
+export function seal(why: string): void {
+  if (!isOpen) return;
+  host.log(
+    host.WARN,
+    "meshseal " +
+      why +
+      " chain=" +
+      hex(ID, CHAIN_BYTES) +
+      " seq=" +
+      (nextSeq - 1).toString() +
+      " head=" +
+      hex(HEAD, DIGEST_BYTES) +
+      " unreceipted=" +
+      (nextSeq - firstSeq).toString() +
+      " missed=" +
+      gapCount.toString(),
+  );
+}
+
+function hex(from: usize, bytes: u32): string {
+  let digits = "";
+  for (let i: u32 = 0; i < bytes; i++) {
+    const byte = load<u8>(from + i);
+    digits += ((byte >> 4) as u32).toString(16) + ((byte & 15) as u32).toString(16);
+  }
+  return digits;
+}
