@@ -1,0 +1,192 @@
+/** The Envoy configurations that the benchmark compares: one listener, alike but for what writes down the request. */
+
+/** Ports on loopback. */
+export type Ports = {
+  readonly listener: number;
+  readonly admin: number;
+  readonly upstream: number;
+  readonly exporter: number;
+  readonly sink: number;
+};
+
+/** Files that a variant loads or writes. */
+export type Files = { readonly ours: string; readonly noop: string; readonly accessLog: string };
+
+export const VARIANTS = ["none", "noop", "meshseal", "file", "grpc", "otel"] as const;
+export type Variant = (typeof VARIANTS)[number];
+
+type Json = { readonly [key: string]: unknown };
+
+/** The same facts that our entries hold, as Envoy's command operators. */
+const OPERATORS = {
+  time: "%START_TIME%",
+  method: "%REQ(:METHOD)%",
+  path: "%REQ(:PATH)%",
+  authority: "%REQ(:AUTHORITY)%",
+  request_id: "%REQ(X-REQUEST-ID)%",
+  user_agent: "%REQ(USER-AGENT)%",
+  status: "%RESPONSE_CODE%",
+  code_details: "%RESPONSE_CODE_DETAILS%",
+  flags: "%RESPONSE_FLAGS%",
+  bytes_in: "%BYTES_RECEIVED%",
+  bytes_out: "%BYTES_SENT%",
+  duration: "%DURATION%",
+  protocol: "%PROTOCOL%",
+  source_address: "%DOWNSTREAM_REMOTE_ADDRESS%",
+  destination_address: "%DOWNSTREAM_LOCAL_ADDRESS%",
+  peer_principal: "%DOWNSTREAM_PEER_URI_SAN%",
+  route: "%ROUTE_NAME%",
+  upstream_cluster: "%UPSTREAM_CLUSTER%",
+  upstream_address: "%UPSTREAM_HOST%",
+};
+
+const TYPE = "type.googleapis.com/envoy.extensions";
+
+function typed(type: string, config: Json): Json {
+  return { "@type": `${TYPE}.${type}`, ...config };
+}
+
+function wasm(file: string, configuration: string): Json {
+  return {
+    name: "audit",
+    root_id: "",
+    configuration: {
+      "@type": "type.googleapis.com/google.protobuf.StringValue",
+      value: configuration,
+    },
+    vm_config: {
+      vm_id: "audit",
+      runtime: "envoy.wasm.runtime.v8",
+      code: { local: { filename: file } },
+    },
+  };
+}
+
+function wasmFilter(file: string, configuration: string): Json {
+  return {
+    name: "audit",
+    typed_config: typed("filters.http.wasm.v3.Wasm", { config: wasm(file, configuration) }),
+  };
+}
+
+function accessLog(variant: Variant, files: Files): Json[] {
+  const grpc_service = { envoy_grpc: { cluster_name: "sink" } };
+  if (variant === "file") {
+    const config = { path: files.accessLog, log_format: { json_format: OPERATORS } };
+    return [{ name: "file", typed_config: typed("access_loggers.file.v3.FileAccessLog", config) }];
+  }
+  if (variant === "grpc") {
+    const common_config = { log_name: "bench", transport_api_version: "V3", grpc_service };
+    const type = "access_loggers.grpc.v3.HttpGrpcAccessLogConfig";
+    return [{ name: "grpc", typed_config: typed(type, { common_config }) }];
+  }
+  if (variant === "otel") {
+    const values = Object.entries(OPERATORS).map(([key, text]) => ({
+      key,
+      value: { string_value: text },
+    }));
+    const type = "access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig";
+    const config = { log_name: "bench", grpc_service, attributes: { values } };
+    return [{ name: "otel", typed_config: typed(type, config) }];
+  }
+  return [];
+}
+
+function httpFilters(variant: Variant, files: Files): Json[] {
+  const router = { name: "router", typed_config: typed("filters.http.router.v3.Router", {}) };
+  if (variant === "noop") return [wasmFilter(files.noop, ""), router];
+  if (variant === "meshseal") return [wasmFilter(files.ours, "{}"), router];
+  return [router];
+}
+
+function cluster(name: string, port: number, isHttp2: boolean): Json {
+  const address = { socket_address: { address: "127.0.0.1", port_value: port } };
+  const protocol = {
+    typed_extension_protocol_options: {
+      "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(
+        "upstreams.http.v3.HttpProtocolOptions",
+        { explicit_http_config: { http2_protocol_options: {} } },
+      ),
+    },
+  };
+  return {
+    name,
+    type: "STATIC",
+    load_assignment: {
+      cluster_name: name,
+      endpoints: [{ lb_endpoints: [{ endpoint: { address } }] }],
+    },
+    ...(isHttp2 ? protocol : {}),
+  };
+}
+
+function listener(port: number, hcm: Json): Json {
+  return {
+    name: "bench",
+    address: { socket_address: { address: "127.0.0.1", port_value: port } },
+    filter_chains: [
+      {
+        filters: [
+          {
+            name: "hcm",
+            typed_config: typed(
+              "filters.network.http_connection_manager.v3.HttpConnectionManager",
+              {
+                stat_prefix: "bench",
+                ...hcm,
+              },
+            ),
+          },
+        ],
+      },
+    ],
+  };
+}
+
+function routes(list: Json[]): Json {
+  return { virtual_hosts: [{ name: "bench", domains: ["*"], routes: list }] };
+}
+
+function answer(body: string): Json {
+  return { status: 200, body: { inline_string: body } };
+}
+
+/** Returns the bootstrap of a variant: `/direct` is answered by Envoy, anything else goes to the upstream. */
+export function bootstrap(variant: Variant, ports: Ports, files: Files): Json {
+  return {
+    admin: { address: { socket_address: { address: "127.0.0.1", port_value: ports.admin } } },
+    static_resources: {
+      listeners: [
+        listener(ports.listener, {
+          access_log: accessLog(variant, files),
+          http_filters: httpFilters(variant, files),
+          route_config: routes([
+            { name: "direct", match: { prefix: "/direct" }, direct_response: answer("ok") },
+            { name: "proxied", match: { prefix: "/" }, route: { cluster: "upstream" } },
+          ]),
+        }),
+      ],
+      clusters: [
+        cluster("upstream", ports.upstream, false),
+        cluster("meshseal", ports.exporter, false),
+        cluster("sink", ports.sink, true),
+      ],
+    },
+  };
+}
+
+/** Returns the bootstrap of the upstream: another Envoy that answers by itself. */
+export function upstreamBootstrap(port: number, admin: number): Json {
+  const files = { ours: "", noop: "", accessLog: "" };
+  return {
+    admin: { address: { socket_address: { address: "127.0.0.1", port_value: admin } } },
+    static_resources: {
+      listeners: [
+        listener(port, {
+          http_filters: httpFilters("none", files),
+          route_config: routes([{ match: { prefix: "/" }, direct_response: answer("upstream") }]),
+        }),
+      ],
+    },
+  };
+}
