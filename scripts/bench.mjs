@@ -1,6 +1,6 @@
 /** `npm run bench [-- envoy|exporter [options]]`: sets up what is missing, then measures. Without a name: both. */
 import { spawnSync } from "node:child_process";
-import { fail, installPackages, ROOT } from "./setup.mjs";
+import { buildFilter, fail, installPackages, ROOT } from "./setup.mjs";
 
 const BENCHES = ["envoy", "exporter"];
 const [name, ...args] = process.argv.slice(2);
@@ -9,8 +9,7 @@ if (name !== undefined && !BENCHES.includes(name)) {
 }
 
 installPackages();
-const build = spawnSync("npm", ["run", "-s", "build"], { cwd: ROOT, stdio: ["ignore", 2, 2] });
-if (build.status !== 0) fail("the filter did not build: see the lines above.");
+buildFilter();
 for (const bench of name === undefined ? BENCHES : [name]) {
   const run = spawnSync(process.execPath, ["--import", "tsx", `test/bench/${bench}.ts`, ...args], {
     cwd: ROOT,

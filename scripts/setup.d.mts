@@ -2,3 +2,4 @@
 export const ROOT: string;
 export function fail(sentence: string): never;
 export function installPackages(): void;
+export function buildFilter(): void;

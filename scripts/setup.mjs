@@ -36,3 +36,14 @@ export function installPackages() {
       "npm ci failed: check the network or the registry in npm's settings, then run this again.",
     );
 }
+
+/** Builds build/filter.wasm. Takes some seconds; prints only what goes wrong, to stderr. */
+export function buildFilter() {
+  console.error("meshseal: building the filter ...");
+  const asc = join(ROOT, "node_modules", "assemblyscript", "bin", "asc.js");
+  const run = spawnSync(process.execPath, [asc, "--target", "release"], {
+    cwd: ROOT,
+    stdio: ["ignore", 2, 2],
+  });
+  if (run.status !== 0) fail("the filter did not build: see the lines above.");
+}

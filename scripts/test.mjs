@@ -3,7 +3,7 @@
  * ones it left out. `npm run test:NAME` runs one of those. Arguments go on to vitest.
  */
 import { spawnSync } from "node:child_process";
-import { fail, installPackages, ROOT } from "./setup.mjs";
+import { buildFilter, fail, installPackages, ROOT } from "./setup.mjs";
 
 /** The suites of their own, with what each needs. */
 const OTHERS = {
@@ -19,6 +19,7 @@ const suite = first in OTHERS ? first : "main";
 const args = suite === "main" ? process.argv.slice(2) : rest;
 
 installPackages();
+buildFilter();
 if (suite !== "main" && !OTHERS[suite].isReady()) {
   fail(`npm run test:${suite} needs ${OTHERS[suite].needs}: install it, then run this again.`);
 }
