@@ -7,6 +7,7 @@ import { HASH_BYTES, leafHash } from "../log/merkle.ts";
 import { MAX_NOTE_BYTES, openNote, type Verifier } from "../log/note.ts";
 import {
   hashesAtLevel,
+  parseBundle,
   parseTilePath,
   TILE_WIDTH,
   type Tile,
@@ -299,10 +300,18 @@ async function checkFiles(
     );
 }
 
-/** A crash may leave tiles that the next checkpoint would have covered: they go on where this tree ends. */
+/** Tiles that a crash can leave beyond the checkpoint at most: what one publication writes ahead of it. */
+const MAX_BEYOND = 4096;
+
+/** A crash may leave tiles that the next checkpoint would have covered: whole ones, that go on where this tree ends. */
 async function isBeyond(source: Source, tile: Tile, now: Tile): Promise<boolean> {
-  if (now.width <= 0) return now.width === 0 || now.width >= -16 * TILE_WIDTH;
-  return isPrefix(source, now, tile);
+  if (now.width > 0) return isPrefix(source, now, tile);
+  if (-now.width > MAX_BEYOND * TILE_WIDTH) return false;
+  const isBundle = tile.level === "entries";
+  const bytes = await source.read(tilePath(tile), isBundle ? MAX_BUNDLE_BYTES : MAX_TILE_BYTES);
+  if (bytes === null) return false;
+  if (!isBundle) return bytes.length === tile.width * HASH_BYTES;
+  return parseBundle(bytes, tile.width) !== null;
 }
 
 async function isPrefix(source: Source, small: Tile, large: Tile): Promise<boolean> {

@@ -130,9 +130,10 @@ function formatValue({ number, value }: FieldValue): string | number {
   if (number === F_KIND && typeof value === "number") return kindName(value) || value;
   if (number === F_TIME && typeof value === "number") return formatTime(value);
   if (typeof value === "number") return value;
+  const field = fieldOf(number);
+  if (field !== undefined && field.min === field.max) return Buffer.from(value).toString("hex");
   const text = Buffer.from(value).toString("latin1");
-  const isText = fieldOf(number)?.min === 0 && /^[\x20-\x7e\n]*$/.test(text);
-  return isText ? text : `0x${Buffer.from(value).toString("hex")}`;
+  return /^[\x20-\x7e\n]*$/.test(text) ? text : `0x${Buffer.from(value).toString("hex")}`;
 }
 
 function formatTime(micros: number): string | number {
