@@ -14,7 +14,7 @@ export type Upstream = {
 export async function startUpstream(): Promise<Upstream> {
   const arrived = new EventEmitter().setMaxListeners(0);
   const held = new Set<ServerResponse>();
-  const server = createServer((request, response) => {
+  const server = createServer({ maxHeaderSize: 65_536 }, (request, response) => {
     const { pathname } = new URL(request.url ?? "/", "http://upstream");
     request.on("error", () => undefined);
     if (pathname === "/reset") {
