@@ -11,10 +11,7 @@ import {
   proxy_get_property,
   proxy_log,
 } from "@solo-io/proxy-runtime/assembly/imports";
-
-// @ts-expect-error: decorator
-@external("wasi_snapshot_preview1", "random_get")
-declare function random_get(to: usize, size: usize): u32;
+import { random_get } from "./wasi";
 
 export const OK: u32 = 0;
 export const WARN: u32 = 3;
