@@ -12,7 +12,10 @@ export class Unreachable extends Error {
 export type Source = {
   /** Returns the file at a C2SP path, or null if there is none. Longer than `limit` bytes counts as damaged: null. */
   readonly read: (path: string, limit: number) => Promise<Buffer | null>;
-  /** Yields every file below the log, or is absent where that cannot be known. `isFile` is false for links and the like. */
+  /**
+   * Yields every file below the log, or is absent where that cannot be known. `isFile` is false for links and the like. An
+   * empty directory is none: it says nothing, and is what a kill between two removals of partial tiles leaves.
+   */
   readonly list?: () => AsyncGenerator<{ path: string; isFile: boolean }>;
 };
 
@@ -51,8 +54,6 @@ function dirSource(dir: string): Source {
 
 async function* walk(root: string, dir: string): AsyncGenerator<{ path: string; isFile: boolean }> {
   const entries = await readdir(dir, { withFileTypes: true });
-  // An empty directory does not belong: no file of a log needs it.
-  if (entries.length === 0 && dir !== root) yield { path: relative(root, dir), isFile: false };
   for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
     const path = join(dir, entry.name);
     if (entry.isDirectory()) yield* walk(root, path);
