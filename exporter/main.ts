@@ -1,26 +1,29 @@
 /** serve: wires intake, log and store together, and is the only file that knows the process it runs in. */
 import { mkdirSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
+import type { Worker } from "node:worker_threads";
 import { type Logger, pino } from "pino";
 import { Scanner } from "../record/codec.ts";
 import { CHAIN_BYTES } from "../record/fields.ts";
 import type { Settings } from "./config.ts";
-import { MeshsealError } from "./errors.ts";
+import { codeOf, MeshsealError } from "./errors.ts";
 import { Chains } from "./intake/chains.ts";
 import { createHttp } from "./intake/http.ts";
 import { Intake } from "./intake/intake.ts";
 import { OWN_HEARTBEAT_MS, OwnChain } from "./intake/own-chain.ts";
 import { openQuarantine } from "./intake/quarantine.ts";
-import { loadKey } from "./keys.ts";
+import { type LogKey, loadKey } from "./keys.ts";
 import { takeLock } from "./lock.ts";
 import { HASH_BYTES } from "./log/merkle.ts";
+import { RemotePublisher } from "./log/remote-publisher.ts";
 import { Sequencer } from "./log/sequencer.ts";
 import { TILE_WIDTH, tilePath } from "./log/tile.ts";
 import { Wal } from "./log/wal.ts";
 import { createMetrics } from "./metrics.ts";
-import { fileStore } from "./store/file.ts";
 import type { Store } from "./store/store.ts";
+import { startThread } from "./thread.ts";
 
 export const VERSION = "0.1.0";
 
@@ -36,16 +39,24 @@ export async function serve(settings: Settings): Promise<number> {
   const data = resolve(settings.data);
   mkdirSync(data, { recursive: true });
   const unlock = takeLock(data);
+  let thread: Worker | null = null;
   try {
-    return await run(settings, data, logger);
+    const key = loadKey(data, settings.origin);
+    thread = startThread(new URL("./publisher-thread", import.meta.url), { data });
+    return await run(settings, data, key, thread, logger);
   } finally {
+    await thread?.terminate();
     unlock();
   }
 }
 
-async function run(settings: Settings, data: string, logger: Logger): Promise<number> {
-  const { signer, verifier } = loadKey(data, settings.origin);
-  const store = await fileStore(join(data, "log"), join(data, "unfinished"));
+async function run(
+  settings: Settings,
+  data: string,
+  { signer, verifier }: LogKey,
+  thread: Worker,
+  logger: Logger,
+): Promise<number> {
   let stop: (code: number) => void = () => {};
   const stopped = new Promise<number>((done) => {
     stop = done;
@@ -54,8 +65,16 @@ async function run(settings: Settings, data: string, logger: Logger): Promise<nu
     logger.fatal({ err }, "the log cannot be written: stopping, what is receipted is safe");
     process.exit(74);
   };
-  const log = new Sequencer({ store, wal: new Wal(join(data, "wal")), signer, verifier, onFatal });
-  const chains = new Chains();
+  const store = { get: (path: string) => readPublished(join(data, "log", path)) };
+  const publisher = new RemotePublisher(thread, onFatal);
+  const chains = new Chains(join(data, "index"));
+  const log: Sequencer = new Sequencer({
+    wal: new Wal(join(data, "wal")),
+    publisher,
+    store,
+    beforePrune: () => chains.save(log.size, log.whenDurable()),
+    onFatal,
+  });
   const started = Date.now();
   await recover(log, chains);
   logger.info(
@@ -92,7 +111,7 @@ async function run(settings: Settings, data: string, logger: Logger): Promise<nu
       const age = Date.now() - log.signedAt;
       const reasons: string[] = [];
       if (intake.isDraining) reasons.push("shutting down");
-      if (log.isDiskFull) reasons.push("the disk is full");
+      if (log.isDiskFull || publisher.isDiskFull) reasons.push("the disk is full");
       if (log.unpublished > 0 && age > LATE_MS) reasons.push("checkpoints are late");
       const { size } = log.checkpoint;
       return {
@@ -116,6 +135,7 @@ async function run(settings: Settings, data: string, logger: Logger): Promise<nu
   } catch (error) {
     await own.close();
     await log.close();
+    await chains.close();
     throw new MeshsealError(
       `cannot listen on ${settings.listen}: ${error instanceof Error ? error.message : error}`,
     );
@@ -139,6 +159,7 @@ async function run(settings: Settings, data: string, logger: Logger): Promise<nu
   await http.close();
   await own.close();
   await log.close();
+  await chains.close();
   logger.info({ treeSize: log.checkpoint.size }, "stopped");
   return code;
 }
@@ -146,23 +167,34 @@ async function run(settings: Settings, data: string, logger: Logger): Promise<nu
 async function recover(log: Sequencer, chains: Chains): Promise<void> {
   const scanner = new Scanner();
   try {
-    await log.recover((entry, digest, index) => {
+    await log.recover(chains.size, (entry, leaf, index) => {
       scanner.scan(entry, 0, entry.length);
       const id = entry.toString("hex", scanner.chainAt, scanner.chainAt + CHAIN_BYTES);
-      chains.extend(id, scanner.seq, index, 1, digest);
+      chains.extend(id, scanner.seq, index, 1, leaf);
     });
   } catch (error) {
     throw new MeshsealError(error instanceof Error ? error.message : String(error));
   }
 }
 
-async function readDigest(store: Store, size: number, index: number): Promise<Uint8Array | null> {
+async function readDigest(
+  store: Pick<Store, "get">,
+  size: number,
+  index: number,
+): Promise<Uint8Array | null> {
   if (index >= size) return null;
   const tile = Math.floor(index / TILE_WIDTH);
   const width = Math.min(TILE_WIDTH, size - tile * TILE_WIDTH);
   const bytes = await store.get(tilePath({ level: 0, index: tile, width }));
   const at = (index % TILE_WIDTH) * HASH_BYTES;
   return bytes === null ? null : bytes.subarray(at, at + HASH_BYTES);
+}
+
+function readPublished(path: string): Promise<Buffer | null> {
+  return readFile(path).catch((error: unknown) => {
+    if (codeOf(error) === "ENOENT") return null;
+    throw error;
+  });
 }
 
 function splitAddress(listen: string): [string, number] {

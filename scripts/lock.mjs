@@ -13,11 +13,12 @@ for (const entry of Object.values(lock.packages)) {
   delete entry.resolved;
   for (const [name, version] of Object.entries(entry.optionalDependencies ?? {})) {
     // Such as @biomejs/cli-darwin-arm64 or @biomejs/cli-linux-x64-musl.
-    const platform = /-(android|darwin|linux|win32)-(arm64|x64)(-musl)?$/.exec(name);
+    const platform = /-(android|darwin|linux|win32)-(arm|arm64|x64)(-musl)?$/.exec(name);
     const path = `node_modules/${name}`;
     if (platform === null || lock.packages[path] !== undefined) continue;
     const [, os, cpu, musl] = platform;
-    lock.packages[path] = { version, cpu: [cpu], dev: true, optional: true, os: [os] };
+    lock.packages[path] = { version, cpu: [cpu], optional: true, os: [os] };
+    if (entry.dev) lock.packages[path].dev = true;
     if (musl !== undefined) lock.packages[path].libc = ["musl"];
   }
 }

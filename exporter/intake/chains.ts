@@ -1,53 +1,181 @@
 /**
- * What the log holds of each chain: next seq, head, and where its entries lie. Pure but for the lookup of old digests.
+ * What the log holds of each chain: next seq, head, and where its entries lie. On disk it is an index (LMDB) that follows
+ * from the log and can be removed: it is then made anew at the next start. What came since the last `save` is in memory
+ * only, as are the chains that were asked for last.
  *
- * A chain's place in the log is kept as runs of neighbours, 16 bytes a batch, so that the digest of any seq can be found
+ * A chain's place in the log is kept as runs of neighbours, one a batch at most, so that the digest of any seq can be found
  * again exactly: a replay is told from a fork at any depth.
  */
+import { open, type RootDatabase } from "lmdb";
+import { CHAIN_BYTES, DIGEST_BYTES } from "../../record/fields.ts";
 
 /** One chain. `head` is the digest of entry nextSeq - 1. */
 export type Chain = {
   nextSeq: number;
-  head: Uint8Array;
-  /** First seq and first leaf index of each run, one after the other. */
-  readonly runs: number[];
+  readonly head: Buffer;
+  /** First seq and first leaf index of the newest run. */
+  runSeq: number;
+  runIndex: number;
+  /** The runs that are not on disk yet, oldest first: seq and leaf index in turn. Not empty: the chain has changed. */
+  unsaved: number[];
 };
+
+/** Chains in memory beyond those that have changed. */
+const CACHED = 20_000;
+
+// Keys: a byte for what it is, the chain's id, and for runs the first seq. Numbers are 8 bytes, big-endian.
+const KEY_CHAIN = 0x63;
+const KEY_RUN = 0x72;
+const META = Buffer.from("m");
+const NUMBER_BYTES = 8;
+const CHAIN_VALUE_BYTES = DIGEST_BYTES + 3 * NUMBER_BYTES;
 
 /** The chains of one log, by id in hex. */
 export class Chains {
+  readonly #db: RootDatabase<Buffer, Buffer>;
   readonly #chains = new Map<string, Chain>();
+  #changed = new Set<string>();
+  #count = 0;
+  #size = 0;
+
+  /** Opens the index in `dir`, which is made if it is not there. */
+  constructor(dir: string) {
+    this.#db = open<Buffer, Buffer>({ path: dir, keyEncoding: "binary", encoding: "binary" });
+    const meta = this.#db.get(META);
+    if (meta?.length !== 2 * NUMBER_BYTES) return;
+    this.#size = Number(meta.readBigUInt64BE(0));
+    this.#count = Number(meta.readBigUInt64BE(NUMBER_BYTES));
+  }
+
+  /** Leaves of the log that are in the index. */
+  get size(): number {
+    return this.#size;
+  }
 
   get count(): number {
-    return this.#chains.size;
+    return this.#count;
   }
 
   get(id: string): Chain | undefined {
-    return this.#chains.get(id);
+    const held = this.#chains.get(id);
+    if (held !== undefined) return held;
+    const chain = parseChain(this.#db.get(chainKey(id)));
+    if (chain !== undefined) this.#keep(id, chain);
+    return chain;
   }
 
   /** Notes `count` entries of a chain from `seq` on at leaves from `index` on; `head` is the last one's digest. */
   extend(id: string, seq: number, index: number, count: number, head: Uint8Array): void {
-    const chain = this.#chains.get(id);
+    let chain = this.get(id);
     if (chain === undefined) {
-      this.#chains.set(id, { nextSeq: seq + count, head, runs: [seq, index] });
-      return;
+      const owned = Buffer.alloc(DIGEST_BYTES);
+      chain = { nextSeq: 0, head: owned, runSeq: seq, runIndex: index, unsaved: [seq, index] };
+      this.#chains.set(id, chain);
+      this.#count++;
+    } else if (index - chain.runIndex !== seq - chain.runSeq) {
+      // Neighbours in chain and log alike go on in the same run.
+      chain.runSeq = seq;
+      chain.runIndex = index;
+      chain.unsaved.push(seq, index);
     }
-    const [runSeq = 0, runIndex = 0] = chain.runs.slice(-2);
-    // Neighbours in chain and log alike go on in the same run.
-    if (index - runIndex !== seq - runSeq) chain.runs.push(seq, index);
     chain.nextSeq = seq + count;
-    chain.head = head;
+    chain.head.set(head);
+    this.#changed.add(id);
+  }
+
+  /** Returns the leaf index of `seq`, which the chain must hold. */
+  indexOf(id: string, seq: number): number {
+    const { unsaved } = this.get(id) ?? { unsaved: [] };
+    for (let at = unsaved.length - 2; at >= 0; at -= 2) {
+      const first = unsaved[at] ?? 0;
+      if (first <= seq) return (unsaved[at + 1] ?? 0) + seq - first;
+    }
+    const from = { start: runKey(id, seq), end: runKey(id, 0), reverse: true, limit: 1 };
+    for (const { key, value } of this.#db.getRange({ ...from, inclusiveEnd: true })) {
+      const first = Number(key.readBigUInt64BE(1 + CHAIN_BYTES));
+      return Number(value.readBigUInt64BE(0)) + seq - first;
+    }
+    throw new Error(`seq ${seq} of chain ${id} is not in the index`);
+  }
+
+  /** Writes what has changed since the last time, once the log has made it `durable`: then it covers `size` leaves. */
+  async save(size: number, durable: Promise<void>): Promise<void> {
+    const rows: [Buffer, Buffer][] = [];
+    for (const id of this.#changed) {
+      const chain = this.#chains.get(id);
+      if (chain === undefined) continue;
+      rows.push([chainKey(id), formatChain(chain)]);
+      for (let at = 0; at < chain.unsaved.length; at += 2) {
+        rows.push([runKey(id, chain.unsaved[at] ?? 0), formatNumbers(chain.unsaved[at + 1] ?? 0)]);
+      }
+    }
+    const saved = [...this.#changed].map((id) => [id, this.#chains.get(id)?.unsaved.length ?? 0]);
+    const meta = formatNumbers(size, this.#count);
+    this.#changed = new Set();
+    await durable;
+    this.#db.transactionSync(() => {
+      for (const [key, value] of rows) this.#db.putSync(key, value);
+      this.#db.putSync(META, meta);
+    });
+    await this.#db.flushed;
+    this.#size = size;
+    for (const [id, length] of saved as [string, number][]) {
+      this.#chains.get(id)?.unsaved.splice(0, length);
+    }
+    this.#evict();
+  }
+
+  close(): Promise<void> {
+    return this.#db.close();
+  }
+
+  #keep(id: string, chain: Chain): void {
+    this.#chains.set(id, chain);
+    if (this.#chains.size > 2 * CACHED) this.#evict();
+  }
+
+  /** Forgets the chains that came first and are as they are on disk. */
+  #evict(): void {
+    for (const [id, { unsaved }] of this.#chains) {
+      if (this.#chains.size <= CACHED) return;
+      if (unsaved.length === 0 && !this.#changed.has(id)) this.#chains.delete(id);
+    }
   }
 }
 
-/** Returns the leaf index of `seq`, which the chain must hold. */
-export function indexOf(chain: Chain, seq: number): number {
-  let low = 0;
-  let high = chain.runs.length / 2 - 1;
-  while (low < high) {
-    const middle = (low + high + 1) >> 1;
-    if ((chain.runs[2 * middle] ?? 0) <= seq) low = middle;
-    else high = middle - 1;
-  }
-  return (chain.runs[2 * low + 1] ?? 0) + seq - (chain.runs[2 * low] ?? 0);
+function chainKey(id: string): Buffer {
+  const key = Buffer.alloc(1 + CHAIN_BYTES, KEY_CHAIN);
+  key.write(id, 1, "hex");
+  return key;
+}
+
+function runKey(id: string, seq: number): Buffer {
+  const key = Buffer.alloc(1 + CHAIN_BYTES + NUMBER_BYTES, KEY_RUN);
+  key.write(id, 1, "hex");
+  key.writeBigUInt64BE(BigInt(seq), 1 + CHAIN_BYTES);
+  return key;
+}
+
+function formatNumbers(...numbers: readonly number[]): Buffer {
+  const bytes = Buffer.alloc(numbers.length * NUMBER_BYTES);
+  for (const [i, number] of numbers.entries())
+    bytes.writeBigUInt64BE(BigInt(number), i * NUMBER_BYTES);
+  return bytes;
+}
+
+function formatChain({ nextSeq, head, runSeq, runIndex }: Chain): Buffer {
+  return Buffer.concat([head, formatNumbers(nextSeq, runSeq, runIndex)]);
+}
+
+function parseChain(bytes: Buffer | undefined): Chain | undefined {
+  if (bytes?.length !== CHAIN_VALUE_BYTES) return undefined;
+  const number = (at: number): number =>
+    Number(bytes.readBigUInt64BE(DIGEST_BYTES + at * NUMBER_BYTES));
+  return {
+    head: Buffer.from(bytes.subarray(0, DIGEST_BYTES)),
+    nextSeq: number(0),
+    runSeq: number(1),
+    runIndex: number(2),
+    unsaved: [],
+  };
 }

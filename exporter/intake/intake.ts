@@ -2,7 +2,7 @@
  * Takes batches in: checks every entry and every link, decides what is new, and answers with a receipt or a refusal
  * (FORMAT.md section 5). Knows no HTTP.
  */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { parseBatchHeader } from "../../record/batch.ts";
 import { ENTRY_MALFORMED, Scanner } from "../../record/codec.ts";
 import { CHAIN_BYTES, DIGEST_BYTES } from "../../record/fields.ts";
@@ -19,16 +19,16 @@ import {
 import type { Checkpoint } from "../log/checkpoint.ts";
 import type { Signer, Verifier } from "../log/note.ts";
 import { openReceipt, signReceipt } from "../log/receipt.ts";
-import { type Chain, type Chains, indexOf } from "./chains.ts";
+import type { Chain, Chains } from "./chains.ts";
 
 /** What the intake needs of the log. */
 export type Log = {
   readonly checkpoint: Checkpoint;
   readonly isDiskFull: boolean;
-  readonly unpublished: number;
+  readonly waitingBytes: number;
   readonly append: (
     entries: Buffer,
-    count: number,
+    leaves: Buffer,
   ) => { firstIndex: number; durable: Promise<void> };
   readonly whenDurable: () => Promise<void>;
 };
@@ -55,10 +55,11 @@ export type IntakeOptions = {
   readonly quarantine: (cause: string, batch: Buffer) => void;
 };
 
-/** More than this many entries that wait for a checkpoint, and the sender is asked to wait. */
-const MAX_UNPUBLISHED = 1_000_000;
+/** More bytes than this that wait for their fsync, and the sender is asked to wait. */
+const MAX_WAITING_BYTES = 64 * 1024 * 1024;
 
-type Checked = { readonly ends: readonly number[]; readonly digests: readonly Uint8Array[] };
+/** Digests of a batch's entries one behind the other, and where each entry ends. */
+type Checked = { readonly ends: Uint32Array; readonly digests: Buffer };
 
 export class Intake {
   readonly #options: IntakeOptions;
@@ -74,7 +75,7 @@ export class Intake {
     const { log, quarantine } = this.#options;
     if (this.isDraining) return refused(REFUSED_BUSY, "this exporter is shutting down");
     if (log.isDiskFull) return refused(REFUSED_BUSY, "the disk is full");
-    if (log.unpublished > MAX_UNPUBLISHED) return refused(REFUSED_BUSY, "checkpoints are behind");
+    if (log.waitingBytes > MAX_WAITING_BYTES) return refused(REFUSED_BUSY, "the disk is behind");
     if (batch.length > MAX_BATCH_BYTES) {
       return refused(REFUSED_TOO_LARGE, `a batch has at most ${MAX_BATCH_BYTES} bytes`);
     }
@@ -115,7 +116,13 @@ export class Intake {
     }
     const skipped = Math.min(header.count, next - header.firstSeq);
     if (known !== undefined && skipped > 0) {
-      const isSame = await this.#holds(known, header.firstSeq + skipped - 1, checked, skipped - 1);
+      const isSame = await this.#holds(
+        id,
+        known,
+        header.firstSeq + skipped - 1,
+        checked,
+        skipped - 1,
+      );
       if (!isSame) {
         return refused(
           REFUSED_FORK,
@@ -126,19 +133,21 @@ export class Intake {
       if (known.nextSeq !== next) return this.#judge(batch);
     }
     const added = header.count - skipped;
-    const head = checked.digests.at(-1);
-    if (added > 0 && head !== undefined) {
+    if (added > 0) {
       const prevAt = skipped === 0 ? this.#firstPrev(batch, header.entriesAt) : null;
       if (known !== undefined && prevAt !== null && !prevAt.equals(known.head)) {
         return refused(REFUSED_FORK, `seq ${next} does not follow the head that is held`);
       }
       const from = skipped === 0 ? header.entriesAt : (checked.ends[skipped - 1] ?? 0);
-      const { firstIndex } = log.append(batch.subarray(from), added);
+      const leaves = checked.digests.subarray(skipped * DIGEST_BYTES);
+      const { firstIndex } = log.append(batch.subarray(from), leaves);
+      const head = checked.digests.subarray(-DIGEST_BYTES);
       chains.extend(id, header.firstSeq + skipped, firstIndex, added, head);
     }
     const chain = chains.get(id);
     if (chain === undefined) throw new Error("a chain without entries");
-    const { nextSeq, head: newest } = chain;
+    const { nextSeq } = chain;
+    const newest = chain.head.toString("hex");
     await log.whenDurable();
     const { size, root } = log.checkpoint;
     const receipt = signReceipt(
@@ -146,7 +155,7 @@ export class Intake {
         origin: signer.name,
         chain: id,
         nextSeq,
-        head: Buffer.from(newest).toString("hex"),
+        head: newest,
         treeSize: size,
         treeRoot: root,
       },
@@ -164,8 +173,9 @@ export class Intake {
     from: number,
   ): Checked | string {
     const scanner = this.#scanner;
-    const ends: number[] = [];
-    const digests: Uint8Array[] = [];
+    if (count * ENTRY_PREFIX_BYTES > batch.length) return "the count is too large";
+    const ends = new Uint32Array(count);
+    const digests = Buffer.allocUnsafe(count * DIGEST_BYTES);
     let at = from;
     for (let i = 0; i < count; i++) {
       if (at + ENTRY_PREFIX_BYTES > batch.length) return `entry ${i} is cut off`;
@@ -174,23 +184,23 @@ export class Intake {
       if (batch[at + 2] !== 0) return `entry ${i} is not behind a byte 0x00`;
       const start = at + ENTRY_PREFIX_BYTES;
       if (scanner.scan(batch, start, end) === ENTRY_MALFORMED) return `entry ${i} is malformed`;
-      if (
-        batch.compare(chain, 0, CHAIN_BYTES, scanner.chainAt, scanner.chainAt + CHAIN_BYTES) !== 0
-      ) {
+      const { chainAt, prevAt, seq } = scanner;
+      if (batch.compare(chain, 0, CHAIN_BYTES, chainAt, chainAt + CHAIN_BYTES) !== 0) {
         return `entry ${i} is of another chain`;
       }
-      if (scanner.seq !== firstSeq + i)
-        return `entry ${i} has seq ${scanner.seq}, not ${firstSeq + i}`;
-      const prev = batch.subarray(scanner.prevAt, scanner.prevAt + DIGEST_BYTES);
-      const before = digests[i - 1];
-      if (before !== undefined && !prev.equals(before))
+      if (seq !== firstSeq + i) return `entry ${i} has seq ${seq}, not ${firstSeq + i}`;
+      const digestAt = i * DIGEST_BYTES;
+      const prevEnd = prevAt + DIGEST_BYTES;
+      if (
+        i > 0 &&
+        batch.compare(digests, digestAt - DIGEST_BYTES, digestAt, prevAt, prevEnd) !== 0
+      ) {
         return `entry ${i} does not follow the one before it`;
-      digests.push(
-        createHash("sha256")
-          .update(batch.subarray(at + 2, end))
-          .digest(),
-      );
-      ends.push(end);
+      }
+      // A string in between costs half of what an array a digest does.
+      const digest = hash("sha256", batch.subarray(at + 2, end), "binary");
+      digests.write(digest, digestAt, "latin1");
+      ends[i] = end;
       at = end;
     }
     return at === batch.length ? { ends, digests } : "bytes behind the last entry";
@@ -209,12 +219,18 @@ export class Intake {
    * Tells if the chain holds the entry with `seq` as it is in the batch. Then it holds the ones before it in the
    * batch too: each carries the digest of its predecessor.
    */
-  async #holds(chain: Chain, seq: number, checked: Checked, at: number): Promise<boolean> {
-    const digest = checked.digests[at] ?? new Uint8Array();
-    if (seq === chain.nextSeq - 1) return Buffer.from(chain.head).equals(digest);
+  async #holds(
+    id: string,
+    chain: Chain,
+    seq: number,
+    checked: Checked,
+    at: number,
+  ): Promise<boolean> {
+    const digest = checked.digests.subarray(at * DIGEST_BYTES, (at + 1) * DIGEST_BYTES);
+    if (seq === chain.nextSeq - 1) return chain.head.equals(digest);
     await this.#options.log.whenDurable();
-    const held = await this.#options.digestAt(indexOf(chain, seq));
-    return held !== null && Buffer.from(held).equals(digest);
+    const held = await this.#options.digestAt(this.#options.chains.indexOf(id, seq));
+    return held !== null && digest.equals(held);
   }
 }
 

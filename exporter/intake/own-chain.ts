@@ -67,8 +67,9 @@ export class OwnChain {
       ...facts,
     ]);
     const prefix = Buffer.of(entry.length >> 8, entry.length & 0xff, 0);
-    const { firstIndex, durable } = this.#log.append(Buffer.concat([prefix, entry]), 1);
     this.#prev = leafHash(entry);
+    const leaves = Buffer.from(this.#prev);
+    const { firstIndex, durable } = this.#log.append(Buffer.concat([prefix, entry]), leaves);
     this.#chains.extend(this.#id.toString("hex"), this.#seq, firstIndex, 1, this.#prev);
     this.#seq++;
     return durable;

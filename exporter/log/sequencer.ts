@@ -1,59 +1,61 @@
 /**
- * Gives entries their place in the log and makes them durable, signed and published, in this order:
+ * Gives entries their place in the log and makes them durable, in this order:
  *
- *     append -> WAL, fsync (a group at a time) -> durable -> tree -> full tiles -> partial tiles -> checkpoint -> WAL pruned
+ *     append -> WAL, fsync (a group at a time) -> durable, receipted -> publisher: tiles, checkpoint -> synced -> WAL pruned
  *
- * Only what is durable enters the tree, and only a tree whose tiles are on disk is signed: nothing signed is ever
- * contradicted. A store or WAL that fails is reported to `onFatal`: nothing is tried again after a failed fsync.
+ * What was appended while one group is fsynced is the next group. A WAL or publisher that fails is reported to `onFatal`:
+ * nothing is tried again after a failed fsync. A publisher that is behind holds the next group back.
  */
-
-import { codeOf } from "../errors.ts";
+import { hash } from "node:crypto";
+import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
+import { codeOf, MeshsealError } from "../errors.ts";
 import type { Store } from "../store/store.ts";
-import { type Checkpoint, openCheckpoint, signCheckpoint } from "./checkpoint.ts";
-import { emptyRoot, HASH_BYTES, leafHash } from "./merkle.ts";
-import type { Signer, Verifier } from "./note.ts";
-import { hashesAtLevel, parseBundle, TILE_WIDTH, type Tile, tilePath } from "./tile.ts";
-import { type TileBytes, Tree } from "./tree.ts";
-import type { Wal, WalRecord } from "./wal.ts";
-
-/** Tiles written at the same time. */
-const WRITES_AT_ONCE = 16;
+import type { Checkpoint } from "./checkpoint.ts";
+import { HASH_BYTES } from "./merkle.ts";
+import type { Publishing } from "./remote-publisher.ts";
+import { parseBundle, TILE_WIDTH, tilePath } from "./tile.ts";
+import { formatRecord, type Wal } from "./wal.ts";
 
 /** Time between two tries when the disk is full, in milliseconds. */
 const RETRY_MS = 500;
 
+/** Bytes the publisher may be behind before the next group waits. */
+const MAX_BEHIND_BYTES = 32 * 1024 * 1024;
+
 export type SequencerOptions = {
-  readonly store: Store;
   readonly wal: Wal;
-  readonly signer: Signer;
-  readonly verifier: Verifier;
+  readonly publisher: Publishing;
+  /** To read what was published. */
+  readonly store: Pick<Store, "get">;
+  /** Makes what others remember of the log durable, before the WAL forgets it. */
+  readonly beforePrune: () => Promise<void>;
   readonly onFatal: (error: unknown) => void;
 };
 
-/** Gets every entry of the log in order at start: bytes without prefix, its digest and leaf index. */
-export type EntryVisitor = (entry: Buffer, digest: Uint8Array, index: number) => void;
+/** Gets entries of the log in order at start: bytes without prefix, leaf hash and leaf index. */
+export type EntryVisitor = (entry: Buffer, leaf: Uint8Array, index: number) => void;
+
+type Appended = { readonly entries: Buffer; readonly leaves: Buffer; readonly count: number };
+type Waiting = { readonly resolve: () => void; readonly reject: (error: unknown) => void };
 
 export class Sequencer {
   readonly #options: SequencerOptions;
-  readonly #tree: Tree;
   /** Next leaf index to give away, and how many leaves are in the WAL durably. */
   #next = 0;
   #durable = 0;
-  #checkpoint: Checkpoint;
+  #checkpoint: Checkpoint = { origin: "", size: 0, root: new Uint8Array(HASH_BYTES) };
   #signedAt = Date.now();
-  #group: WalRecord[] = [];
-  #waiting: { resolve: () => void; reject: (error: unknown) => void }[] = [];
+  #group: Appended[] = [];
+  #groupBytes = 0;
+  #waiting: Waiting[] = [];
   #flushing: Promise<void> | null = null;
-  #fullTiles: TileBytes[] = [];
-  #superseded: string[] = [];
-  #publishing: Promise<void> = Promise.resolve();
+  #behindBytes = 0;
+  #pruning: Promise<void> | null = null;
   #isDiskFull = false;
   #isDead = false;
 
   constructor(options: SequencerOptions) {
     this.#options = options;
-    this.#tree = new Tree((made) => this.#fullTiles.push(made));
-    this.#checkpoint = { origin: options.signer.name, size: 0, root: emptyRoot() };
   }
 
   /** The newest published checkpoint. */
@@ -76,44 +78,59 @@ export class Sequencer {
     return this.#durable - this.#checkpoint.size;
   }
 
+  /** Bytes that wait for their fsync. */
+  get waitingBytes(): number {
+    return this.#groupBytes;
+  }
+
   get isDiskFull(): boolean {
     return this.#isDiskFull;
   }
 
-  /** Reads the log and the WAL back. Throws where they contradict each other or the key. */
-  async recover(visit: EntryVisitor): Promise<void> {
-    const { store, wal, verifier } = this.#options;
-    const note = await store.get("checkpoint");
-    if (note !== null) {
-      const checkpoint = openCheckpoint(note, verifier);
-      if (checkpoint === null) throw new Error("log/checkpoint is not signed by log.key");
-      await this.#readTree(checkpoint, visit);
-      this.#checkpoint = checkpoint;
+  /**
+   * Reads log and WAL back, and lets `visit` see every entry from leaf `known` on. Throws MeshsealError where they
+   * contradict each other, the key, or what is known.
+   */
+  async recover(known: number, visit: EntryVisitor): Promise<void> {
+    const { wal, publisher } = this.#options;
+    await wal.open();
+    // The first multiple of 256 from which on the WAL has every entry: below it all tiles are full and synced.
+    const start = wal.first === -1 ? -1 : Math.ceil(wal.first / TILE_WIDTH) * TILE_WIDTH;
+    const { size } = await publisher.restore(start);
+    this.#next = start === -1 ? size : start;
+    await this.#visitPublished(known, size, visit);
+    if (start === -1 && size % TILE_WIDTH > 0) await this.#keepPartialBundle(size);
+    for await (const { firstIndex, entries } of wal.records()) {
+      const leaves = this.#leavesOf(entries, firstIndex, known, visit);
+      const next = firstIndex + leaves.length / HASH_BYTES;
+      await publisher.add(formatRecord(firstIndex, [entries], 0), leaves);
+      this.#next = Math.max(this.#next, next);
     }
-    this.#next = this.#tree.size;
-    for await (const { firstIndex, entries } of wal.recover()) {
-      if (firstIndex > this.#next) {
-        throw new Error(`the WAL goes on at leaf ${firstIndex}, the log ends at ${this.#next}`);
-      }
-      this.#integrate(entries, firstIndex, visit);
-      this.#next = this.#tree.size;
+    if (this.#next < known) {
+      throw new MeshsealError(
+        `the log has ${this.#next} entries, but ${known} were durable before: a part of wal/ or log/ is missing. Restore it, or move the data directory away and keep it as evidence.`,
+      );
     }
     this.#durable = this.#next;
+    this.#checkpoint = await publisher.recovered();
   }
 
   /**
-   * Gives entries (as a batch has them: `uint16 length || 0x00 || bytes`) the next places. Returns the first
-   * leaf index and a promise that resolves when they are durable.
+   * Gives entries (as a batch has them: `uint16 length || 0x00 || bytes`) the next places. `leaves` are their leaf hashes.
+   * Returns the first leaf index and a promise that resolves when they are durable.
    */
-  append(entries: Buffer, count: number): { firstIndex: number; durable: Promise<void> } {
+  append(entries: Buffer, leaves: Buffer): { firstIndex: number; durable: Promise<void> } {
     const firstIndex = this.#next;
+    const count = leaves.length / HASH_BYTES;
     this.#next += count;
-    this.#group.push({ firstIndex, entries });
+    this.#group.push({ entries, leaves, count });
+    this.#groupBytes += entries.length;
     return { firstIndex, durable: this.whenDurable() };
   }
 
   /** Resolves when everything appended so far is durable. */
   whenDurable(): Promise<void> {
+    if (this.#isDead) return Promise.reject(new Error("the log cannot be written"));
     if (this.#group.length === 0 && this.#flushing === null) return Promise.resolve();
     const wait = new Promise<void>((resolve, reject) => this.#waiting.push({ resolve, reject }));
     this.#flushing ??= this.#flush();
@@ -121,18 +138,28 @@ export class Sequencer {
   }
 
   /** Publishes a checkpoint over all that is durable, if it is more than the last one covers. */
-  publish(): Promise<void> {
-    const run = this.#publishing.then(() => this.#publish());
-    this.#publishing = run.catch(() => undefined);
-    return run;
+  async publish(): Promise<void> {
+    if (this.#isDead) return;
+    try {
+      const checkpoint = await this.#options.publisher.publish();
+      if (checkpoint.size <= this.#checkpoint.size) return;
+      this.#checkpoint = checkpoint;
+      this.#signedAt = Date.now();
+    } catch (error) {
+      this.#die(error);
+      throw error;
+    }
   }
 
   /** Makes everything durable and published. */
   async close(): Promise<void> {
+    const { publisher, wal } = this.#options;
     await this.whenDurable();
     await this.publish();
-    await this.#removeSuperseded();
-    await this.#options.wal.close();
+    await this.#pruning;
+    await this.#prune();
+    await publisher.close();
+    await wal.close();
   }
 
   async #flush(): Promise<void> {
@@ -142,28 +169,47 @@ export class Sequencer {
       const group = this.#group;
       const waiting = this.#waiting;
       this.#group = [];
+      this.#groupBytes = 0;
       this.#waiting = [];
       try {
-        await this.#writeGroup(group);
+        if (group.length > 0) await this.#writeGroup(group);
       } catch (error) {
-        this.#isDead = true;
         for (const { reject } of waiting) reject(error);
-        this.#options.onFatal(error);
+        this.#die(error);
         return;
       }
-      for (const { firstIndex, entries } of group) this.#integrate(entries, firstIndex, null);
-      this.#durable = this.#tree.size;
       for (const { resolve } of waiting) resolve();
+      if (this.#options.wal.isPrunable) this.#pruning ??= this.#prune();
     }
     this.#flushing = null;
   }
 
-  async #writeGroup(group: readonly WalRecord[]): Promise<void> {
+  async #writeGroup(group: readonly Appended[]): Promise<void> {
+    const entries = group.map((appended) => appended.entries);
+    const record = await this.#untilRoom(() => this.#options.wal.append(this.#durable, entries));
+    const leaves = Buffer.allocUnsafeSlow(
+      group.reduce((sum, appended) => sum + appended.leaves.length, 0),
+    );
+    let at = 0;
+    for (const appended of group) at += appended.leaves.copy(leaves, at);
+    this.#durable += leaves.length / HASH_BYTES;
+    const bytes = record.length;
+    this.#behindBytes += bytes;
+    const added = this.#options.publisher.add(record, leaves).then(
+      () => {
+        this.#behindBytes -= bytes;
+      },
+      (error: unknown) => this.#die(error),
+    );
+    if (this.#behindBytes > MAX_BEHIND_BYTES) await added;
+  }
+
+  async #untilRoom(write: () => Promise<Buffer>): Promise<Buffer> {
     for (;;) {
       try {
-        await this.#options.wal.append(group);
+        const record = await write();
         this.#isDiskFull = false;
-        return;
+        return record;
       } catch (error) {
         if (codeOf(error) !== "ENOSPC" && codeOf(error) !== "EDQUOT") throw error;
         this.#isDiskFull = true;
@@ -172,103 +218,70 @@ export class Sequencer {
     }
   }
 
-  #integrate(entries: Buffer, firstIndex: number, visit: EntryVisitor | null): void {
+  async #prune(): Promise<void> {
+    try {
+      const synced = await this.#options.publisher.sync();
+      await this.#options.beforePrune();
+      await this.#options.wal.prune(synced);
+    } catch (error) {
+      this.#die(error);
+    } finally {
+      this.#pruning = null;
+    }
+  }
+
+  #die(error: unknown): void {
+    if (this.#isDead) return;
+    this.#isDead = true;
+    for (const { reject } of this.#waiting.splice(0)) reject(error);
+    this.#options.onFatal(error);
+  }
+
+  /** Shows `visit` the published entries from `known` on that the WAL does not have. */
+  async #visitPublished(known: number, size: number, visit: EntryVisitor): Promise<void> {
+    for (let at = known - (known % TILE_WIDTH); at < this.#next; at += TILE_WIDTH) {
+      for (const [i, entry] of (await this.#readBundle(at, size)).entries()) {
+        const index = at + i;
+        if (index < known || index >= this.#next) continue;
+        const prefixed = Buffer.concat([Buffer.of(0), entry]);
+        visit(Buffer.from(entry), hash("sha256", prefixed, "buffer"), index);
+      }
+    }
+  }
+
+  /** A log that came without its WAL: the entries of its partial bundle are written to it, since all others are in full ones. */
+  async #keepPartialBundle(size: number): Promise<void> {
+    const first = size - (size % TILE_WIDTH);
+    const entries = await this.#readBundle(first, size);
+    const prefixed = entries.map((entry) =>
+      Buffer.concat([Buffer.of(entry.length >> 8, entry.length & 0xff, 0), entry]),
+    );
+    await this.#options.wal.append(first, prefixed);
+  }
+
+  async #readBundle(first: number, size: number): Promise<Uint8Array[]> {
+    const width = Math.min(TILE_WIDTH, size - first);
+    const path = tilePath({ level: "entries", index: first / TILE_WIDTH, width });
+    const bytes = await this.#options.store.get(path);
+    const entries = bytes === null ? null : parseBundle(bytes, width);
+    if (entries === null) throw new MeshsealError(`${path} is missing or damaged: run verify.`);
+    return entries;
+  }
+
+  #leavesOf(entries: Buffer, firstIndex: number, known: number, visit: EntryVisitor): Buffer {
+    const leaves: Buffer[] = [];
     let index = firstIndex;
     for (let at = 0; at < entries.length; index++) {
-      const length = entries.readUInt16BE(at);
-      const entry = entries.subarray(at + 3, at + 3 + length);
-      if (index >= this.#tree.size) {
-        const digest = leafHash(entry);
-        this.#tree.append(digest, Buffer.concat([entries.subarray(at, at + 2), entry]));
-        visit?.(entry, digest, index);
+      const end = at + ENTRY_PREFIX_BYTES + entries.readUInt16BE(at);
+      const leaf = hash("sha256", entries.subarray(at + 2, end), "buffer");
+      leaves.push(leaf);
+      if (index >= known && index >= this.#next) {
+        visit(entries.subarray(at + ENTRY_PREFIX_BYTES, end), leaf, index);
       }
-      at += 3 + length;
+      at = end;
     }
+    const all = Buffer.allocUnsafeSlow(leaves.length * HASH_BYTES);
+    for (const [i, leaf] of leaves.entries()) leaf.copy(all, i * HASH_BYTES);
+    return all;
   }
-
-  async #publish(): Promise<void> {
-    if (this.#isDead || this.#tree.size === this.#checkpoint.size) return;
-    // Nothing is awaited between taking these, so that they are of one tree.
-    const size = this.#tree.size;
-    const root = this.#tree.root();
-    const full = this.#fullTiles.splice(0);
-    const tiles = [...full, ...this.#tree.partials()];
-    try {
-      await this.#removeSuperseded();
-      await this.#writeTiles(tiles);
-      const checkpoint = { origin: this.#options.signer.name, size, root };
-      const note = signCheckpoint(checkpoint, [this.#options.signer]);
-      await this.#options.store.replace("checkpoint", Buffer.from(note));
-      this.#checkpoint = checkpoint;
-      this.#signedAt = Date.now();
-      // Readers of the checkpoint before may still ask for them: they go with the next one.
-      this.#superseded.push(...full.map(({ tile }) => tilePath(tile)));
-      await this.#options.wal.prune(size, this.#next);
-    } catch (error) {
-      if (codeOf(error) === "ENOSPC" || codeOf(error) === "EDQUOT") {
-        this.#isDiskFull = true;
-        this.#fullTiles.unshift(...full);
-        return;
-      }
-      this.#isDead = true;
-      this.#options.onFatal(error);
-      throw error;
-    }
-  }
-
-  async #writeTiles(tiles: readonly TileBytes[]): Promise<void> {
-    let at = 0;
-    const writer = async (): Promise<void> => {
-      for (;;) {
-        const made = tiles[at++];
-        if (made === undefined) return;
-        await this.#options.store.put(tilePath(made.tile), made.bytes);
-      }
-    };
-    await Promise.all(Array.from({ length: WRITES_AT_ONCE }, writer));
-  }
-
-  async #removeSuperseded(): Promise<void> {
-    for (const path of this.#superseded.splice(0)) await this.#options.store.removePartials(path);
-  }
-
-  async #readTree({ size, root }: Checkpoint, visit: EntryVisitor): Promise<void> {
-    const last = size % TILE_WIDTH;
-    let bundleEdge: Buffer[] = [];
-    for (let index = 0; index * TILE_WIDTH < size; index++) {
-      const width = Math.min(TILE_WIDTH, size - index * TILE_WIDTH);
-      const entries = parseBundle(await this.#read({ level: "entries", index, width }), width);
-      if (entries === null) throw new Error(`bundle ${index} of the log is damaged: run verify`);
-      for (const [i, entry] of entries.entries()) {
-        visit(Buffer.from(entry), leafHash(entry), index * TILE_WIDTH + i);
-      }
-      if (width < TILE_WIDTH) bundleEdge = entries.map(withLength);
-    }
-    if (last === 0) bundleEdge = [];
-    const edges: Buffer[] = [];
-    for (let level = 0; hashesAtLevel(size, level) > 0; level++) {
-      const hashes = hashesAtLevel(size, level);
-      const width = hashes % TILE_WIDTH;
-      const index = Math.floor(hashes / TILE_WIDTH);
-      const bytes = width === 0 ? Buffer.alloc(0) : await this.#read({ level, index, width });
-      if (bytes.length !== width * HASH_BYTES) {
-        throw new Error(`tile ${level}/${index} of the log is damaged: run verify`);
-      }
-      edges.push(bytes);
-    }
-    this.#tree.restore(size, edges, bundleEdge);
-    if (!Buffer.from(this.#tree.root()).equals(root)) {
-      throw new Error("the tiles of the log do not give the root of its checkpoint: run verify");
-    }
-  }
-
-  async #read(tile: Tile): Promise<Buffer> {
-    const bytes = await this.#options.store.get(tilePath(tile));
-    if (bytes === null) throw new Error(`${tilePath(tile)} of the log is missing: run verify`);
-    return bytes;
-  }
-}
-
-function withLength(entry: Uint8Array): Buffer {
-  return Buffer.concat([Buffer.of(entry.length >> 8, entry.length & 0xff), entry]);
 }

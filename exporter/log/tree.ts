@@ -6,6 +6,9 @@ import { HASH_BYTES, rangeRoot } from "./merkle.ts";
 import { TILE_WIDTH, type Tile, tileRoot } from "./tile.ts";
 
 const TILE_BYTES = TILE_WIDTH * HASH_BYTES;
+const LENGTH_BYTES = 2;
+/** Room for a bundle at first; it grows with its entries. */
+const BUNDLE_BYTES = 128 * 1024;
 
 export type TileBytes = { readonly tile: Tile; readonly bytes: Buffer };
 
@@ -15,30 +18,41 @@ type Edge = { readonly hashes: Buffer; count: number; index: number };
 export class Tree {
   size = 0;
   #edges: Edge[] = [];
-  #bundle: Buffer[] = [];
+  #bundle: Buffer = Buffer.allocUnsafeSlow(BUNDLE_BYTES);
+  #bundleBytes = 0;
   readonly #full: (made: TileBytes) => void;
 
   constructor(full: (made: TileBytes) => void) {
     this.#full = full;
   }
 
-  /** Appends a leaf. Copies the hash; keeps `prefixed`, the entry behind its length as a bundle has it. */
-  append(leaf: Uint8Array, prefixed: Buffer): void {
-    this.#bundle.push(prefixed);
+  /** Appends the entry in bytes [from, from + length) of `bytes`, whose leaf hash stands at `leafAt` of `leaves`. Copies both. */
+  append(bytes: Buffer, from: number, length: number, leaves: Buffer, leafAt: number): void {
+    const at = this.#bundleBytes;
+    const end = at + LENGTH_BYTES + length;
+    if (end > this.#bundle.length) this.#growBundle(end);
+    this.#bundle[at] = length >> 8;
+    this.#bundle[at + 1] = length & 0xff;
+    bytes.copy(this.#bundle, at + LENGTH_BYTES, from, from + length);
+    this.#bundleBytes = end;
     const index = Math.floor(this.size / TILE_WIDTH);
     this.size++;
-    if (this.#bundle.length === TILE_WIDTH) {
-      const tile: Tile = { level: "entries", index, width: TILE_WIDTH };
-      this.#full({ tile, bytes: Buffer.concat(this.#bundle) });
-      this.#bundle = [];
+    if (this.size % TILE_WIDTH === 0) {
+      this.#full({
+        tile: { level: "entries", index, width: TILE_WIDTH },
+        bytes: this.#takeBundle(),
+      });
+      this.#bundleBytes = 0;
     }
-    this.#add(0, leaf);
+    this.#add(0, leaves, leafAt);
   }
 
-  /** Takes up a tree of `size` whose partial tiles and bundle are given by `read`; their widths are right. */
-  restore(size: number, edges: readonly Buffer[], bundle: readonly Buffer[]): void {
+  /** Takes up a tree of `size`: the hashes of the partial tile of each level, and the partial bundle. */
+  restore(size: number, edges: readonly Buffer[], bundle: Uint8Array): void {
     this.size = size;
-    this.#bundle = [...bundle];
+    if (bundle.length > this.#bundle.length) this.#growBundle(bundle.length);
+    this.#bundle.set(bundle);
+    this.#bundleBytes = bundle.length;
     this.#edges = edges.map((hashes, level) => {
       const all = Buffer.alloc(TILE_BYTES);
       all.set(hashes);
@@ -50,10 +64,10 @@ export class Tree {
   /** Returns the partial tiles and the partial bundle of the tree as it is, as copies. */
   partials(): TileBytes[] {
     const made: TileBytes[] = [];
-    if (this.#bundle.length > 0) {
+    const width = this.size % TILE_WIDTH;
+    if (width > 0) {
       const index = Math.floor(this.size / TILE_WIDTH);
-      const tile: Tile = { level: "entries", index, width: this.#bundle.length };
-      made.push({ tile, bytes: Buffer.concat(this.#bundle) });
+      made.push({ tile: { level: "entries", index, width }, bytes: this.#takeBundle() });
     }
     for (const [level, { hashes, count, index }] of this.#edges.entries()) {
       if (count === 0) continue;
@@ -76,19 +90,29 @@ export class Tree {
     });
   }
 
-  #add(level: number, hash: Uint8Array): void {
+  #takeBundle(): Buffer {
+    return Buffer.from(this.#bundle.subarray(0, this.#bundleBytes));
+  }
+
+  #growBundle(bytes: number): void {
+    const larger = Buffer.allocUnsafeSlow(2 ** Math.ceil(Math.log2(bytes)));
+    this.#bundle.copy(larger, 0, 0, this.#bundleBytes);
+    this.#bundle = larger;
+  }
+
+  #add(level: number, hashes: Uint8Array, at: number): void {
     let edge = this.#edges[level];
     if (edge === undefined) {
       edge = { hashes: Buffer.alloc(TILE_BYTES), count: 0, index: 0 };
       this.#edges.push(edge);
     }
-    edge.hashes.set(hash, edge.count * HASH_BYTES);
+    edge.hashes.set(hashes.subarray(at, at + HASH_BYTES), edge.count * HASH_BYTES);
     edge.count++;
     if (edge.count < TILE_WIDTH) return;
     const bytes = Buffer.from(edge.hashes);
     this.#full({ tile: { level, index: edge.index, width: TILE_WIDTH }, bytes });
     edge.count = 0;
     edge.index++;
-    this.#add(level + 1, tileRoot(bytes));
+    this.#add(level + 1, tileRoot(bytes), 0);
   }
 }

@@ -1,24 +1,31 @@
 /**
- * The write-ahead log: what is receipted stands here, fsynced, until tiles and checkpoint hold it.
+ * The write-ahead log: what is receipted stands here, fsynced, until tiles hold it that survive a loss of power.
  *
- * A segment is `<first leaf index, 16 digits>.wal`; a record in it is
+ * A segment is `<first leaf index, 16 digits>.wal`: a random uint32, the seed of its check sums, and then records of
  *
- *     uint32 length of body || uint32 CRC-32 of body || body: uint64 first leaf index || entries as in a batch
+ *     uint32 length of body || uint32 CRC-32 of body, from the seed || body: uint64 first leaf index || entries as in a batch
  *
- * big-endian, an entry being `uint16 length || 0x00 || bytes`. Since a record holds its leaf index, a replay cannot
- * double. A record that is cut off at the very end was never receipted, and is dropped; damage anywhere else is
- * an error that stops the start. Order on disk: data, fdatasync, answer; a new segment's name is fsynced before it is used.
+ * big-endian, an entry being `uint16 length || 0x00 || bytes`. A record is all that one fsync made durable. Since it holds
+ * its leaf index, a replay cannot double. Order on disk: data, fdatasync, answer; a segment's name is fsynced before.
+ *
+ * A bad record at the end is a write that a crash cut short: it was never receipted, and is dropped. A bad record with a good
+ * one anywhere behind it was fsynced once, so it is damage, and stops the start. The seed is there so that nobody can
+ * send an entry that looks like a record.
  */
+import { randomBytes } from "node:crypto";
 import { type FileHandle, mkdir, open, readdir, readFile, rm, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
+import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
 import { MeshsealError } from "../errors.ts";
 import { syncDir } from "../store/file.ts";
 
+const SEED_BYTES = 4;
 const HEADER_BYTES = 8;
 const INDEX_BYTES = 8;
+const BODY_AT = HEADER_BYTES + INDEX_BYTES;
 /** A segment is closed when it is longer. */
-const SEGMENT_BYTES = 64 * 1024 * 1024;
+const SEGMENT_BYTES = 16 * 1024 * 1024;
 
 export type WalRecord = { readonly firstIndex: number; readonly entries: Buffer };
 
@@ -26,6 +33,7 @@ export class Wal {
   readonly #dir: string;
   #file: FileHandle | null = null;
   #length = 0;
+  #seed = 0;
   /** First leaf index of each segment, oldest first. */
   #segments: number[] = [];
 
@@ -33,76 +41,80 @@ export class Wal {
     this.#dir = dir;
   }
 
-  /** Yields every record in order, and drops a last one that was cut off. */
-  async *recover(): AsyncGenerator<WalRecord> {
+  /** The first leaf index it holds, or -1 if it is empty. */
+  get first(): number {
+    return this.#segments[0] ?? -1;
+  }
+
+  /** Whether a segment is full, so that `prune` can take it away. */
+  get isPrunable(): boolean {
+    return this.#segments.length > 1;
+  }
+
+  /** Finds the segments, and drops a last record that was cut short. To be called before anything else. */
+  async open(): Promise<void> {
     await mkdir(this.#dir, { recursive: true });
-    const names = (await readdir(this.#dir)).filter((name) => name.endsWith(".wal")).sort();
+    const names = (await readdir(this.#dir)).filter((name) => /^\d{16}\.wal$/.test(name)).sort();
     for (const [at, name] of names.entries()) {
       const path = join(this.#dir, name);
       const bytes = await readFile(path);
-      const { records, end, isCut } = readSegment(bytes);
-      if (end < bytes.length && !(isCut && at === names.length - 1)) {
+      const { end, isDamaged } = checkSegment(bytes);
+      if (isDamaged || (end < bytes.length && at < names.length - 1)) {
         throw new MeshsealError(
           `${path} is damaged at byte ${end}: restore it from a copy, or move the data directory away and keep it as evidence.`,
         );
       }
-      if (records.length === 0) {
+      if (end <= SEED_BYTES) {
         await rm(path);
         continue;
       }
       if (end < bytes.length) await truncate(path, end);
       this.#segments.push(Number(name.slice(0, -4)));
-      yield* records;
+    }
+    syncDir(this.#dir);
+  }
+
+  /** Yields every record in order, one segment in memory at a time. */
+  async *records(): AsyncGenerator<WalRecord> {
+    for (const first of this.#segments) {
+      const bytes = await readFile(join(this.#dir, segmentName(first)));
+      for (let at = SEED_BYTES; at < bytes.length; ) {
+        const end = at + HEADER_BYTES + bytes.readUInt32BE(at);
+        yield parseRecord(bytes.subarray(at, end));
+        at = end;
+      }
     }
   }
 
-  /** Writes records durably: when it resolves they survive a loss of power. On an error nothing of them counts. */
-  async append(records: readonly WalRecord[]): Promise<void> {
-    const first = records[0];
-    if (first === undefined) return;
-    if (this.#file === null || this.#length > SEGMENT_BYTES) await this.#open(first.firstIndex);
+  /**
+   * Writes entries as one record: when it resolves they survive a loss of power. Resolves to the record, in an ArrayBuffer
+   * of its own. On an error nothing of it counts.
+   */
+  async append(firstIndex: number, entries: readonly Buffer[]): Promise<Buffer> {
+    if (this.#file === null || this.#length > SEGMENT_BYTES) await this.#begin(firstIndex);
     const file = this.#file;
     if (file === null) throw new Error("no segment is open");
-    const parts = records.flatMap(formatRecord);
-    const bytes = parts.reduce((sum, part) => sum + part.length, 0);
+    const record = formatRecord(firstIndex, entries, this.#seed);
     try {
-      let at = this.#length;
-      // writev may write less than asked, so one buffer and a loop.
-      let rest = Buffer.concat(parts);
-      while (rest.length > 0) {
-        const { bytesWritten } = await file.write(rest, 0, rest.length, at);
-        rest = rest.subarray(bytesWritten);
-        at += bytesWritten;
-      }
+      await writeAll(file, record, this.#length);
       await file.datasync();
     } catch (error) {
-      // What was written of them is cut away: a later record must not stand behind half a one.
+      // What was written of it is cut away: a later record must not stand behind half a one.
       await file.truncate(this.#length).catch(() => undefined);
       throw error;
     }
-    this.#length += bytes;
+    this.#length += record.length;
+    return record;
   }
 
-  /** Removes the segments whose records all lie below `size`. */
-  async prune(size: number, durable: number): Promise<void> {
-    while (this.#segments.length > 0) {
-      const next = this.#segments[1];
-      const end = next ?? durable;
-      if (end > size) return;
-      if (next === undefined) {
-        // The one that is written to goes too, so that a quiet log has an empty WAL. Taken away before anything
-        // is awaited: an append that comes meanwhile opens a new one.
-        const file = this.#file;
-        this.#file = null;
-        const [last = 0] = this.#segments.splice(0, 1);
-        await file?.close();
-        await rm(join(this.#dir, segmentName(last)), { force: true });
-        break;
-      }
-      const [first = 0] = this.#segments.splice(0, 1);
-      await rm(join(this.#dir, segmentName(first)), { force: true });
+  /** Removes the full segments whose records all lie below `size`. */
+  async prune(size: number): Promise<void> {
+    for (let next = this.#segments[1]; next !== undefined && next <= size; ) {
+      const first = this.#segments.shift() ?? 0;
+      await rm(join(this.#dir, segmentName(first)));
+      next = this.#segments[1];
     }
-    await syncDir(this.#dir);
+    syncDir(this.#dir);
   }
 
   async close(): Promise<void> {
@@ -110,13 +122,23 @@ export class Wal {
     this.#file = null;
   }
 
-  async #open(firstIndex: number): Promise<void> {
-    await this.#file?.close();
-    this.#file = null;
-    this.#file = await open(join(this.#dir, segmentName(firstIndex)), "w");
-    this.#length = 0;
-    await syncDir(this.#dir);
-    if (this.#segments.at(-1) !== firstIndex) this.#segments.push(firstIndex);
+  async #begin(firstIndex: number): Promise<void> {
+    await this.close();
+    const path = join(this.#dir, segmentName(firstIndex));
+    const seed = randomBytes(SEED_BYTES);
+    const file = await open(path, "w", 0o600);
+    try {
+      await writeAll(file, seed, 0);
+      syncDir(this.#dir);
+    } catch (error) {
+      await file.close();
+      await rm(path, { force: true });
+      throw error;
+    }
+    this.#file = file;
+    this.#seed = seed.readUInt32BE();
+    this.#length = SEED_BYTES;
+    this.#segments.push(firstIndex);
   }
 }
 
@@ -124,29 +146,62 @@ function segmentName(firstIndex: number): string {
   return `${String(firstIndex).padStart(16, "0")}.wal`;
 }
 
-function formatRecord({ firstIndex, entries }: WalRecord): Buffer[] {
-  const head = Buffer.alloc(HEADER_BYTES + INDEX_BYTES);
-  head.writeUInt32BE(INDEX_BYTES + entries.length, 0);
-  head.writeBigUInt64BE(BigInt(firstIndex), HEADER_BYTES);
-  head.writeUInt32BE(crc32(entries, crc32(head.subarray(HEADER_BYTES))), 4);
-  return [head, entries];
+async function writeAll(file: FileHandle, bytes: Buffer, to: number): Promise<void> {
+  for (let at = 0; at < bytes.length; ) {
+    const { bytesWritten } = await file.write(bytes, at, bytes.length - at, to + at);
+    at += bytesWritten;
+  }
 }
 
-function readSegment(bytes: Buffer): { records: WalRecord[]; end: number; isCut: boolean } {
-  const records: WalRecord[] = [];
-  let end = 0;
-  while (end < bytes.length) {
-    if (end + HEADER_BYTES > bytes.length) return { records, end, isCut: true };
-    const length = bytes.readUInt32BE(end);
-    const body = bytes.subarray(end + HEADER_BYTES, end + HEADER_BYTES + length);
-    if (body.length < length) return { records, end, isCut: true };
-    if (length < INDEX_BYTES || crc32(body) !== bytes.readUInt32BE(end + 4)) {
-      // Half-written pages at the end are a cut; a bad record with good bytes behind it is damage.
-      return { records, end, isCut: end + HEADER_BYTES + length >= bytes.length };
-    }
-    const firstIndex = Number(body.readBigUInt64BE(0));
-    records.push({ firstIndex, entries: body.subarray(INDEX_BYTES) });
-    end += HEADER_BYTES + length;
+/** Returns the record of `entries`, whose first has leaf index `firstIndex`, in an ArrayBuffer of its own. */
+export function formatRecord(firstIndex: number, entries: readonly Buffer[], seed: number): Buffer {
+  const size = entries.reduce((sum, { length }) => sum + length, BODY_AT);
+  const record = Buffer.allocUnsafeSlow(size);
+  record.writeUInt32BE(size - HEADER_BYTES, 0);
+  record.writeBigUInt64BE(BigInt(firstIndex), HEADER_BYTES);
+  let at = BODY_AT;
+  for (const part of entries) at += part.copy(record, at);
+  record.writeUInt32BE(crc32(record.subarray(HEADER_BYTES), seed), 4);
+  return record;
+}
+
+/** Returns what stands in a record that is whole. */
+export function parseRecord(record: Buffer): WalRecord {
+  const firstIndex = Number(record.readBigUInt64BE(HEADER_BYTES));
+  return { firstIndex, entries: record.subarray(BODY_AT) };
+}
+
+/**
+ * Returns where the last whole record of a segment ends, and whether what follows was once whole: a good record stands
+ * behind it. Any bytes in, no throw.
+ */
+export function checkSegment(bytes: Buffer): { end: number; isDamaged: boolean } {
+  if (bytes.length < SEED_BYTES) return { end: 0, isDamaged: false };
+  const seed = bytes.readUInt32BE(0);
+  let end = SEED_BYTES;
+  for (let next = endOfRecord(bytes, end, seed); next > 0; ) {
+    end = next;
+    next = endOfRecord(bytes, end, seed);
   }
-  return { records, end, isCut: false };
+  for (let at = end + 1; at + BODY_AT <= bytes.length; at++) {
+    if (endOfRecord(bytes, at, seed) > 0) return { end, isDamaged: true };
+  }
+  return { end, isDamaged: false };
+}
+
+/** Returns where the record at `at` ends, or -1 if none that is whole stands there. */
+function endOfRecord(bytes: Buffer, at: number, seed: number): number {
+  if (at + BODY_AT > bytes.length) return -1;
+  const end = at + HEADER_BYTES + bytes.readUInt32BE(at);
+  if (end < at + BODY_AT || end > bytes.length) return -1;
+  // An index below 2^53; looked at first, since it is cheap and the search for records behind damage asks every byte.
+  if (bytes.readUInt16BE(at + HEADER_BYTES) !== 0 || (bytes[at + HEADER_BYTES + 2] ?? 0) > 0x1f) {
+    return -1;
+  }
+  let next = at + BODY_AT;
+  while (next + ENTRY_PREFIX_BYTES <= end) next += ENTRY_PREFIX_BYTES + bytes.readUInt16BE(next);
+  if (next !== end) return -1;
+  return crc32(bytes.subarray(at + HEADER_BYTES, end), seed) === bytes.readUInt32BE(at + 4)
+    ? end
+    : -1;
 }

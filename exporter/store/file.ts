@@ -1,72 +1,148 @@
 /**
  * The embedded store: one directory on a local disk.
  *
- * A write goes to a file of its own beside the log (nothing but C2SP files may stand below it), is fsynced, renamed to
- * its name, and then the directory is fsynced: rename(2) is atomic, and POSIX promises a name to survive only after
- * fsync of its directory. New directories are fsynced from the top down. An fsync that fails is never tried
- * again: the kernel may have dropped the pages ("fsyncgate", PostgreSQL wiki); the error goes to the caller, which stops.
+ * A write goes to a draft beside the log (nothing but C2SP files may stand below it), which link(2) or rename(2) then
+ * gives its name: both are atomic, so a reader sees all of a file or none. What is durable when:
+ *
+ * - `replace`: fsync of the draft, rename, fsync of the directory. POSIX promises a name to survive only after the last.
+ * - `put`: nothing is promised until `sync`, which fsyncs each file through the descriptor that wrote it, and then each
+ *   directory that got a name, from the bottom up. The descriptor is kept because an error of write-back is reported
+ *   only to those that were open when it happened (fsync(2), "NOTES"; "fsyncgate", PostgreSQL wiki).
+ *
+ * An fsync that fails is never tried again, since the kernel may have dropped the pages: the error goes to the caller,
+ * which stops. System calls here block: the store is used by the publisher's own thread, and so costs half the CPU.
  */
-import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import {
+  closeSync,
+  fsyncSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  unlinkSync,
+  writeSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { codeOf } from "../errors.ts";
-import type { Store } from "./store.ts";
+import { Conflict, type Store } from "./store.ts";
 
-/** Returns the store in `dir`, with a directory for unfinished writes on the same file system. Makes both. */
-export async function fileStore(dir: string, unfinished: string): Promise<Store> {
-  // What a crash left unfinished was never part of the log.
-  await rm(unfinished, { recursive: true, force: true });
-  await mkdir(dir, { recursive: true });
-  await mkdir(unfinished, { recursive: true });
+/** Files written and not yet fsynced, at most: each holds a descriptor. */
+const MAX_OPEN = 512;
+
+/** Returns the store in `dir`, with a directory for drafts on the same file system. Makes both. */
+export function fileStore(dir: string, drafts: string): Store {
+  // What a crash left there was never part of the log.
+  rmSync(drafts, { recursive: true, force: true });
+  mkdirSync(dir, { recursive: true });
+  mkdirSync(drafts, { recursive: true });
   const known = new Set<string>([dir]);
+  const open: number[] = [];
+  const named = new Set<string>();
   let count = 0;
 
-  async function ensureDir(path: string): Promise<void> {
+  function ensureDir(path: string): void {
     if (known.has(path)) return;
-    await ensureDir(dirname(path));
-    await mkdir(path).catch((error: unknown) => {
+    ensureDir(dirname(path));
+    try {
+      mkdirSync(path);
+    } catch (error) {
       if (codeOf(error) !== "EEXIST") throw error;
-    });
-    await syncDir(dirname(path));
+    }
+    named.add(dirname(path));
     known.add(path);
   }
 
-  async function write(path: string, bytes: Uint8Array): Promise<void> {
-    const target = join(dir, path);
-    const draft = join(unfinished, String(count++));
-    await ensureDir(dirname(target));
-    const file = await open(draft, "wx", 0o644);
+  /** Writes a draft and returns its path and descriptor. Leaves nothing behind if it fails. */
+  function writeDraft(bytes: Uint8Array): { draft: string; file: number } {
+    const draft = join(drafts, String(count++));
+    const file = openSync(draft, "wx", 0o444);
     try {
-      await file.writeFile(bytes);
-      await file.sync();
-    } finally {
-      await file.close();
+      for (let at = 0; at < bytes.length; ) at += writeSync(file, bytes, at);
+    } catch (error) {
+      closeSync(file);
+      unlinkSync(draft);
+      throw error;
     }
-    await rename(draft, target);
-    await syncDir(dirname(target));
+    return { draft, file };
   }
 
+  function syncFiles(): void {
+    for (const file of open.splice(0)) {
+      fsyncSync(file);
+      closeSync(file);
+    }
+  }
+
+  function syncAll(): void {
+    syncFiles();
+    // A name's directory is made before the name: the longest paths first.
+    for (const path of [...named].sort((a, b) => b.length - a.length)) {
+      if (known.has(path)) syncDir(path);
+    }
+    named.clear();
+  }
+
+  const get = (path: string): Buffer | null => {
+    try {
+      return readFileSync(join(dir, path));
+    } catch (error) {
+      if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR") return null;
+      throw error;
+    }
+  };
+
   return {
-    get: (path) =>
-      readFile(join(dir, path)).catch((error: unknown) => {
-        if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR") return null;
-        throw error;
-      }),
-    put: write,
-    replace: write,
+    get: async (path) => get(path),
+    put: async (path, bytes) => {
+      const target = join(dir, path);
+      ensureDir(dirname(target));
+      const { draft, file } = writeDraft(bytes);
+      try {
+        linkSync(draft, target);
+      } catch (error) {
+        closeSync(file);
+        if (codeOf(error) !== "EEXIST") throw error;
+        if (!get(path)?.equals(bytes))
+          throw new Conflict(`${target} holds other bytes: run verify`);
+        open.push(openSync(target, "r"));
+        return;
+      } finally {
+        unlinkSync(draft);
+      }
+      open.push(file);
+      named.add(dirname(target));
+      if (open.length >= MAX_OPEN) syncFiles();
+    },
+    replace: async (path, bytes) => {
+      const target = join(dir, path);
+      ensureDir(dirname(target));
+      const { draft, file } = writeDraft(bytes);
+      try {
+        fsyncSync(file);
+      } finally {
+        closeSync(file);
+      }
+      renameSync(draft, target);
+      syncDir(dirname(target));
+    },
+    sync: async () => syncAll(),
     removePartials: async (path) => {
       const partials = join(dir, `${path}.p`);
-      await rm(partials, { recursive: true, force: true });
+      rmSync(partials, { recursive: true, force: true });
       known.delete(partials);
+      named.delete(partials);
     },
   };
 }
 
 /** Makes the names in a directory survive a loss of power. */
-export async function syncDir(path: string): Promise<void> {
-  const handle = await open(path, "r");
+export function syncDir(path: string): void {
+  const file = openSync(path, "r");
   try {
-    await handle.sync();
+    fsyncSync(file);
   } finally {
-    await handle.close();
+    closeSync(file);
   }
 }

@@ -1,17 +1,25 @@
 /**
  * Where a log's files are kept. Each store keeps these promises; test/store.test.ts holds all of them to it.
  *
- * - What `put` or `replace` has resolved for survives a loss of power, name and bytes.
- * - A reader sees the old bytes of a path or the new ones, never a part.
+ * - A reader sees a path's bytes whole, or none; what `put` has resolved for is seen by every reader from then on.
+ * - `put` is write-once: the same bytes again are fine, others reject with Conflict and change nothing.
+ * - What was put survives a loss of power once `sync` has resolved; what `replace` has resolved for does at once.
  * - Paths are those of tlog-tiles: relative, with forward slashes.
  */
 export type Store = {
   /** Returns the bytes at `path`, or null if there are none. */
   readonly get: (path: string) => Promise<Buffer | null>;
-  /** Writes bytes that never change. Writing the same bytes again is allowed: recovery does it. */
+  /** Writes bytes that never change. */
   readonly put: (path: string, bytes: Uint8Array) => Promise<void>;
-  /** Writes bytes that may stand in the place of others: the checkpoint. */
+  /** Writes bytes that may stand in the place of others: the checkpoint, and in recovery what a loss of power tore. */
   readonly replace: (path: string, bytes: Uint8Array) => Promise<void>;
+  /** Resolves when everything put so far survives a loss of power. */
+  readonly sync: () => Promise<void>;
   /** Removes the partial tiles of a tile that is now full. Nothing else is ever removed. */
   readonly removePartials: (fullTilePath: string) => Promise<void>;
 };
+
+/** A path already holds other bytes. */
+export class Conflict extends Error {
+  override name = "Conflict";
+}

@@ -1,0 +1,245 @@
+/**
+ * Makes the log of what is durable in the WAL: tree, tiles, checkpoint, in this order:
+ *
+ *     add -> leaves -> full tiles written | publish -> partial tiles -> checkpoint, fsynced | sync -> tiles fsynced
+ *
+ * A checkpoint is signed once all its tiles can be read, not once they would survive a loss of power: the WAL keeps
+ * every entry until `sync` has said that its tiles do, and `restore` with `add` writes them anew. Nothing signed is
+ * ever contradicted: `add` compares the root on its way through the size of the last checkpoint.
+ *
+ * Operations run one after the other. Knows no threads; publisher-thread.ts gives it one.
+ */
+import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
+import { codeOf } from "../errors.ts";
+import type { Store } from "../store/store.ts";
+import { type Checkpoint, openCheckpoint, signCheckpoint } from "./checkpoint.ts";
+import { emptyRoot, HASH_BYTES } from "./merkle.ts";
+import type { Signer, Verifier } from "./note.ts";
+import { hashesAtLevel, TILE_WIDTH, type Tile, tilePath, tileRoot } from "./tile.ts";
+import { type TileBytes, Tree } from "./tree.ts";
+import { parseRecord } from "./wal.ts";
+
+/** Tiles written at the same time. */
+const WRITES_AT_ONCE = 16;
+
+/** Time between two tries when the disk is full, in milliseconds. */
+const RETRY_MS = 500;
+
+export type PublisherOptions = {
+  readonly store: Store;
+  readonly signer: Signer;
+  readonly verifier: Verifier;
+  readonly onDiskFull: (isFull: boolean) => void;
+};
+
+export class Publisher {
+  readonly #options: PublisherOptions;
+  readonly #tree: Tree;
+  readonly #fullTiles: TileBytes[] = [];
+  #last: Promise<unknown> = Promise.resolve();
+  #checkpoint: Checkpoint;
+  /** From `restore` to `recovered`: what stands beyond the restored tree may be torn, and is written over. */
+  #isRecovering = false;
+  /** Full tiles whose partial ones go with the checkpoint after the next: its readers may still ask for them. */
+  #superseded: string[] = [];
+
+  constructor(options: PublisherOptions) {
+    this.#options = options;
+    this.#tree = new Tree((made) => this.#fullTiles.push(made));
+    this.#checkpoint = { origin: options.signer.name, size: 0, root: emptyRoot() };
+  }
+
+  /**
+   * Takes the log up as it was when it had `from` leaves, and resolves to its checkpoint. `from` is a multiple of 256, or
+   * -1 for the checkpoint's own size. All from `from` on must be added again. Rejects where the log is damaged.
+   */
+  restore(from: number): Promise<Checkpoint> {
+    return this.#then(() => this.#restore(from));
+  }
+
+  /** Appends a record of the WAL; entries the tree has are skipped. `leaves` are the leaf hashes of all entries in it. */
+  add(record: Buffer, leaves: Buffer): Promise<void> {
+    return this.#then(() => this.#add(record, leaves));
+  }
+
+  /** Ends the recovery: all of the WAL was added. Rejects where it ends before the checkpoint. */
+  recovered(): Promise<Checkpoint> {
+    return this.#then(() => this.#recovered());
+  }
+
+  /** Signs and writes a checkpoint over all that was added, if it is more than the last one covers. */
+  publish(): Promise<Checkpoint> {
+    return this.#then(() => this.#publish());
+  }
+
+  /**
+   * Resolves to the number of leaves, a multiple of 256, whose tiles and bundles survive a loss of power, as does the
+   * checkpoint over them.
+   */
+  sync(): Promise<number> {
+    return this.#then(async () => {
+      const { size } = this.#checkpoint;
+      await this.#options.store.sync();
+      return size - (size % TILE_WIDTH);
+    });
+  }
+
+  /** Leaves nothing superseded behind, and all synced. */
+  close(): Promise<void> {
+    return this.#then(async () => {
+      for (const path of this.#superseded.splice(0)) await this.#options.store.removePartials(path);
+      await this.#options.store.sync();
+    });
+  }
+
+  #then<T>(operation: () => Promise<T>): Promise<T> {
+    const run = this.#last.then(operation);
+    this.#last = run.catch(() => undefined);
+    return run;
+  }
+
+  async #restore(from: number): Promise<Checkpoint> {
+    const { store, verifier } = this.#options;
+    const note = await store.get("checkpoint");
+    if (note !== null) {
+      const checkpoint = openCheckpoint(note, verifier);
+      if (checkpoint === null) throw new Error("log/checkpoint is not signed by log.key");
+      this.#checkpoint = checkpoint;
+    }
+    const { size } = this.#checkpoint;
+    const start = from === -1 ? size : from;
+    if (start > size) throw new Error(`the WAL begins at leaf ${start}, the log ends at ${size}`);
+    const edges: Buffer[] = [];
+    for (let level = 0; hashesAtLevel(start, level) > 0; level++) {
+      edges.push(await this.#edge(start, level, from === -1));
+    }
+    const last = start % TILE_WIDTH;
+    const bundle =
+      last === 0
+        ? Buffer.alloc(0)
+        : await this.#read({ level: "entries", index: (start - last) / TILE_WIDTH, width: last });
+    this.#tree.restore(start, edges, bundle);
+    this.#isRecovering = true;
+    if (start === size) this.#compareRoot();
+    return this.#checkpoint;
+  }
+
+  async #recovered(): Promise<Checkpoint> {
+    const { store } = this.#options;
+    if (this.#tree.size < this.#checkpoint.size) {
+      const message = `log/checkpoint has ${this.#checkpoint.size} leaves, tiles and WAL only ${this.#tree.size}`;
+      throw new Error(`${message}: run verify`);
+    }
+    await this.#each(this.#tree.partials(), async ({ tile, bytes }) => {
+      await store.removePartials(tilePath({ ...tile, width: TILE_WIDTH }));
+      await store.replace(tilePath(tile), bytes);
+    });
+    this.#isRecovering = false;
+    return await this.#publish();
+  }
+
+  /** Returns the hashes of the partial tile of a level: from its file, or from the full tiles below it. */
+  async #edge(size: number, level: number, fromFile: boolean): Promise<Buffer> {
+    const hashes = hashesAtLevel(size, level);
+    const width = hashes % TILE_WIDTH;
+    const index = Math.floor(hashes / TILE_WIDTH);
+    if (width === 0) return Buffer.alloc(0);
+    if (fromFile) return await this.#read({ level, index, width });
+    // A partial tile may be gone or torn; what it held follows from tiles that are synced.
+    const edge = Buffer.alloc(width * HASH_BYTES);
+    for (let i = 0; i < width; i++) {
+      const below = { level: level - 1, index: index * TILE_WIDTH + i, width: TILE_WIDTH };
+      edge.set(tileRoot(await this.#read(below)), i * HASH_BYTES);
+    }
+    return edge;
+  }
+
+  async #read(tile: Tile): Promise<Buffer> {
+    const path = tilePath(tile);
+    const bytes = await this.#options.store.get(path);
+    if (bytes === null) throw new Error(`${path} of the log is missing: run verify`);
+    if (tile.level !== "entries" && bytes.length !== tile.width * HASH_BYTES) {
+      throw new Error(`${path} of the log is damaged: run verify`);
+    }
+    return bytes;
+  }
+
+  async #add(record: Buffer, leaves: Buffer): Promise<void> {
+    const { firstIndex, entries } = parseRecord(record);
+    if (firstIndex > this.#tree.size) {
+      throw new Error(`leaf ${firstIndex} does not follow a log of ${this.#tree.size}`);
+    }
+    let index = firstIndex;
+    let leafAt = 0;
+    for (let at = 0; at < entries.length; index++) {
+      const length = entries.readUInt16BE(at);
+      at += ENTRY_PREFIX_BYTES;
+      if (index === this.#tree.size) {
+        this.#tree.append(entries, at, length, leaves, leafAt);
+        if (this.#isRecovering && this.#tree.size === this.#checkpoint.size) this.#compareRoot();
+      }
+      leafAt += HASH_BYTES;
+      at += length;
+    }
+    await this.#writeFull();
+  }
+
+  #compareRoot(): void {
+    if (Buffer.from(this.#tree.root()).equals(this.#checkpoint.root)) return;
+    throw new Error("tiles and WAL do not give the root of log/checkpoint: run verify");
+  }
+
+  async #writeFull(): Promise<void> {
+    const { store } = this.#options;
+    const tiles = this.#fullTiles.splice(0);
+    if (!this.#isRecovering) {
+      await this.#each(tiles, ({ tile, bytes }) => store.put(tilePath(tile), bytes));
+      for (const { tile } of tiles) this.#superseded.push(tilePath(tile));
+      return;
+    }
+    await this.#each(tiles, async ({ tile, bytes }) => {
+      await store.removePartials(tilePath(tile));
+      await store.replace(tilePath(tile), bytes);
+    });
+  }
+
+  async #publish(): Promise<Checkpoint> {
+    const { store, signer } = this.#options;
+    const size = this.#tree.size;
+    if (size === this.#checkpoint.size) return this.#checkpoint;
+    const superseded = this.#superseded;
+    this.#superseded = [];
+    await this.#each(this.#tree.partials(), ({ tile, bytes }) => store.put(tilePath(tile), bytes));
+    const checkpoint = { origin: signer.name, size, root: this.#tree.root() };
+    const note = Buffer.from(signCheckpoint(checkpoint, [signer]));
+    await this.#each([note], () => store.replace("checkpoint", note));
+    this.#checkpoint = checkpoint;
+    for (const path of superseded) await store.removePartials(path);
+    return checkpoint;
+  }
+
+  /** Runs `write` for each of `items`, some at a time, and again for as long as the disk is full. */
+  async #each<T>(items: readonly T[], write: (item: T) => Promise<void>): Promise<void> {
+    let next = 0;
+    const worker = async (): Promise<void> => {
+      for (let item = items[next++]; item !== undefined; item = items[next++]) {
+        await this.#untilRoom(item, write);
+      }
+    };
+    await Promise.all(Array.from({ length: Math.min(WRITES_AT_ONCE, items.length) }, worker));
+  }
+
+  async #untilRoom<T>(item: T, write: (item: T) => Promise<void>): Promise<void> {
+    for (let isFull = false; ; isFull = true) {
+      try {
+        await write(item);
+        if (isFull) this.#options.onDiskFull(false);
+        return;
+      } catch (error) {
+        if (codeOf(error) !== "ENOSPC" && codeOf(error) !== "EDQUOT") throw error;
+        if (!isFull) this.#options.onDiskFull(true);
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      }
+    }
+  }
+}

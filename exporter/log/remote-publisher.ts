@@ -1,0 +1,84 @@
+/** A Publisher on another thread: the same operations as messages. What `add` is given is moved, not copied. */
+import type { Worker } from "node:worker_threads";
+import type { Checkpoint } from "./checkpoint.ts";
+import type { Publisher } from "./publisher.ts";
+
+/** What the sequencer needs of a publisher, on whatever thread it runs. */
+export type Publishing = Pick<
+  Publisher,
+  "restore" | "add" | "recovered" | "publish" | "sync" | "close"
+>;
+
+export type Call =
+  | { readonly operation: "restore"; readonly from: number }
+  | { readonly operation: "add"; readonly record: Uint8Array; readonly leaves: Uint8Array }
+  | { readonly operation: "recovered" | "publish" | "sync" | "close" };
+
+export type Reply =
+  | { readonly id: number; readonly result: unknown }
+  | { readonly id: number; readonly error: unknown }
+  | { readonly isDiskFull: boolean };
+
+type Waiting = { readonly resolve: (value: never) => void; readonly reject: (e: unknown) => void };
+
+export class RemotePublisher implements Publishing {
+  readonly #worker: Worker;
+  readonly #waiting = new Map<number, Waiting>();
+  #lastId = 0;
+  isDiskFull = false;
+
+  /** `worker` runs publisher-thread.ts. `onFatal` gets what ended it unasked. */
+  constructor(worker: Worker, onFatal: (error: unknown) => void) {
+    this.#worker = worker;
+    this.#worker.on("message", (reply: Reply) => this.#take(reply));
+    this.#worker.on("error", (error) => {
+      for (const { reject } of this.#waiting.values()) reject(error);
+      onFatal(error);
+    });
+  }
+
+  restore(from: number): Promise<Checkpoint> {
+    return this.#call({ operation: "restore", from });
+  }
+
+  /** Moves both buffers, which must own their ArrayBuffers, to the other thread. */
+  add(record: Buffer, leaves: Buffer): Promise<void> {
+    const moved = [record.buffer as ArrayBuffer, leaves.buffer as ArrayBuffer];
+    return this.#call({ operation: "add", record, leaves }, moved);
+  }
+
+  recovered(): Promise<Checkpoint> {
+    return this.#call({ operation: "recovered" });
+  }
+
+  publish(): Promise<Checkpoint> {
+    return this.#call({ operation: "publish" });
+  }
+
+  sync(): Promise<number> {
+    return this.#call({ operation: "sync" });
+  }
+
+  close(): Promise<void> {
+    return this.#call({ operation: "close" });
+  }
+
+  #call<T>(call: Call, moved: ArrayBuffer[] = []): Promise<T> {
+    const id = ++this.#lastId;
+    return new Promise<T>((resolve, reject) => {
+      this.#waiting.set(id, { resolve, reject });
+      this.#worker.postMessage({ ...call, id }, moved);
+    });
+  }
+
+  #take(reply: Reply): void {
+    if (!("id" in reply)) {
+      this.isDiskFull = reply.isDiskFull;
+      return;
+    }
+    const waiting = this.#waiting.get(reply.id);
+    this.#waiting.delete(reply.id);
+    if ("error" in reply) waiting?.reject(reply.error);
+    else waiting?.resolve(reply.result as never);
+  }
+}

@@ -1,0 +1,47 @@
+/** The second thread: a Publisher on the data directory's file store, driven by messages (log/remote-publisher.ts). */
+import { join } from "node:path";
+import { parentPort, workerData } from "node:worker_threads";
+import { loadKey } from "./keys.ts";
+import { Publisher } from "./log/publisher.ts";
+import type { Call, Reply } from "./log/remote-publisher.ts";
+import { fileStore } from "./store/file.ts";
+
+const { data } = workerData as { readonly data: string };
+const publisher = new Publisher({
+  store: fileStore(join(data, "log"), join(data, "unfinished")),
+  ...loadKey(data, undefined),
+  onDiskFull: (isDiskFull) => reply({ isDiskFull }),
+});
+
+function reply(message: Reply): void {
+  parentPort?.postMessage(message);
+}
+
+async function run(call: Call): Promise<unknown> {
+  switch (call.operation) {
+    case "restore":
+      return await publisher.restore(call.from);
+    case "add":
+      return await publisher.add(asBuffer(call.record), asBuffer(call.leaves));
+    case "recovered":
+      return await publisher.recovered();
+    case "publish":
+      return await publisher.publish();
+    case "sync":
+      return await publisher.sync();
+    case "close":
+      return await publisher.close();
+  }
+}
+
+/** A message carries no Buffers: they arrive as plain arrays. */
+function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
+  return Buffer.from(buffer, byteOffset, byteLength);
+}
+
+parentPort?.on("message", (call: Call & { readonly id: number }) => {
+  run(call).then(
+    (result) => reply({ id: call.id, result }),
+    (error: unknown) => reply({ id: call.id, error }),
+  );
+});
