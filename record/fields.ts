@@ -3,8 +3,9 @@
  * FORMAT.md explains them. Compiled by asc (the filter reads the constants) and by tsc (the exporter reads the table).
  *
  * A number is never used again for something else. Numbers 1 to 15 take one byte on the wire, 16 to 2047 two, so
- * what every request has comes first. Free for later: 30 to 99 facts of a request, 130 to 149 the filter's other
- * kinds, 150 and up the exporter's.
+ * what every request has comes first. Free for later: 27 to 99 facts of a request, 130 to 149 the filter's other
+ * kinds, and the exporter's: 150 anchors, 160 peers, 170 verify_result, 180 hold and retention, 190 key, 200 finding and
+ * refused, 210 coverage, reads and export.
  */
 
 /** The version of this format, as `open` states it. */
@@ -27,6 +28,19 @@ export const KIND_CONFIG: u32 = 6;
 export const KIND_HEARTBEAT: u32 = 7;
 export const KIND_SIGNATURE: u32 = 8;
 export const KIND_CLOSE: u32 = 9;
+
+// What a log writes about itself, on its own chain: running and reading the log leaves a log.
+export const KIND_ANCHORS: u32 = 16;
+export const KIND_PEERS: u32 = 17;
+export const KIND_VERIFY_RESULT: u32 = 18;
+export const KIND_COVERAGE: u32 = 19;
+export const KIND_READS: u32 = 20;
+export const KIND_EXPORT: u32 = 21;
+export const KIND_HOLD: u32 = 22;
+export const KIND_RETENTION: u32 = 23;
+export const KIND_KEY: u32 = 24;
+export const KIND_FINDING: u32 = 25;
+export const KIND_REFUSED: u32 = 26;
 
 // The envelope: every entry has 1 to 6.
 export const F_KIND: u32 = 1;
@@ -150,7 +164,7 @@ export class Field {
   }
 }
 
-const ALL: u32 = 0x3fe;
+const ALL: u32 = 0x07ff03fe; // 1 to 9 and 16 to 26
 const REQUESTS: u32 = 0x1c; // request, request_start, connection
 const OPEN: u32 = 0x02;
 const GAP: u32 = 0x20;
@@ -235,5 +249,16 @@ export function kindName(kind: u32): string {
   if (kind === KIND_HEARTBEAT) return "heartbeat";
   if (kind === KIND_SIGNATURE) return "signature";
   if (kind === KIND_CLOSE) return "close";
+  if (kind === KIND_ANCHORS) return "anchors";
+  if (kind === KIND_PEERS) return "peers";
+  if (kind === KIND_VERIFY_RESULT) return "verify_result";
+  if (kind === KIND_COVERAGE) return "coverage";
+  if (kind === KIND_READS) return "reads";
+  if (kind === KIND_EXPORT) return "export";
+  if (kind === KIND_HOLD) return "hold";
+  if (kind === KIND_RETENTION) return "retention";
+  if (kind === KIND_KEY) return "key";
+  if (kind === KIND_FINDING) return "finding";
+  if (kind === KIND_REFUSED) return "refused";
   return "";
 }

@@ -41,7 +41,7 @@ export class OwnChain {
   }
 
   open(producer: string): Promise<void> {
-    return this.#write(KIND_OPEN, [
+    return this.write(KIND_OPEN, [
       { number: F_FORMAT, value: FORMAT_VERSION },
       { number: F_PRODUCER, value: Buffer.from(producer) },
       { number: F_HEARTBEAT_MS, value: OWN_HEARTBEAT_MS },
@@ -49,14 +49,15 @@ export class OwnChain {
   }
 
   heartbeat(): Promise<void> {
-    return this.#write(KIND_HEARTBEAT, []);
+    return this.write(KIND_HEARTBEAT, []);
   }
 
   close(): Promise<void> {
-    return this.#write(KIND_CLOSE, []);
+    return this.write(KIND_CLOSE, []);
   }
 
-  #write(kind: number, facts: readonly FieldValue[]): Promise<void> {
+  /** Chains an entry of `kind` with these fields behind the envelope. Resolves when it survives a loss of power. */
+  write(kind: number, facts: readonly FieldValue[]): Promise<void> {
     const entry = encodeEntry([
       { number: F_KIND, value: kind },
       { number: F_CHAIN, value: this.#id },
