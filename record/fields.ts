@@ -41,6 +41,7 @@ export const KIND_RETENTION: u32 = 23;
 export const KIND_KEY: u32 = 24;
 export const KIND_FINDING: u32 = 25;
 export const KIND_REFUSED: u32 = 26;
+export const KIND_RECOVERED: u32 = 27;
 
 // The envelope: every entry has 1 to 6.
 export const F_KIND: u32 = 1;
@@ -101,6 +102,22 @@ export const F_GAP_CAUSE: u32 = 123;
 // `heartbeat`.
 export const F_RECEIPT: u32 = 125;
 
+// More of `open`, `heartbeat` and `close`; `signature`.
+export const F_SIGN_KEY: u32 = 130;
+export const F_HINT_SEQ: u32 = 131;
+export const F_SIGNATURE: u32 = 132;
+export const F_STREAMS: u32 = 133;
+export const F_STREAMS_WRITTEN: u32 = 134;
+export const F_STREAMS_MISSED: u32 = 135;
+export const F_STREAMS_REFUSED: u32 = 136;
+export const F_DELIVERY: u32 = 137;
+
+// `recovered`: a log took entries in that came out of an Envoy's own log.
+export const F_RECOVERED_CHAIN: u32 = 140;
+export const F_RECOVERED_SEQ: u32 = 141;
+export const F_RECOVERED_COUNT: u32 = 142;
+export const F_RECOVERED_PROOF: u32 = 143;
+
 /** Field numbers whose value was cut to its limit. The last number of all, so that a writer knows it in time. */
 export const F_CUT: u32 = 2047;
 
@@ -111,6 +128,16 @@ export const PEER_MTLS: u32 = 1;
 // Values of F_GAP_CAUSE.
 export const GAP_BUFFER_FULL: u32 = 1;
 export const GAP_HOST_FAILED: u32 = 2;
+export const GAP_BEST_EFFORT: u32 = 3;
+
+// Values of F_DELIVERY: what happens to a request that cannot be recorded.
+export const DELIVERY_BOUNDED_LOSS: u32 = 1;
+export const DELIVERY_BEST_EFFORT: u32 = 2;
+export const DELIVERY_ENFORCED: u32 = 3;
+
+// Values of F_RECOVERED_PROOF: what shows that the entries are the maker's.
+export const RECOVERED_LINKS: u32 = 0;
+export const RECOVERED_MAC: u32 = 1;
 
 // Values of F_ABANDONED_CAUSE: the refusal that ended the chain before.
 export const ABANDONED_MALFORMED: u32 = 1;
@@ -131,6 +158,8 @@ export const MAX_ADDRESS: u32 = 256;
 export const MAX_PRINCIPAL: u32 = 2048;
 export const MAX_NAME: u32 = 512;
 export const MAX_RECEIPT: u32 = 4096;
+/** An ECDSA signature over P-256 in DER takes at most 72. */
+export const MAX_SIGNATURE: u32 = 128;
 /** Chains that one `open` can hint at. */
 export const MAX_HINTS: u32 = 64;
 
@@ -164,11 +193,15 @@ export class Field {
   }
 }
 
-const ALL: u32 = 0x07ff03fe; // 1 to 9 and 16 to 26
+const ALL: u32 = 0x0fff03fe; // 1 to 9 and 16 to 27
 const REQUESTS: u32 = 0x1c; // request, request_start, connection
 const OPEN: u32 = 0x02;
 const GAP: u32 = 0x20;
 const HEARTBEAT: u32 = 0x80;
+const SIGNATURE: u32 = 0x100;
+/** heartbeat, close */
+const COUNTS: u32 = 0x280;
+const RECOVERED: u32 = 0x0800_0000;
 
 function uint(number: u32, name: string, kinds: u32): Field {
   return new Field(number, name, TYPE_UINT, 0, 0, 1, kinds);
@@ -234,6 +267,18 @@ export function fieldTable(): Field[] {
     uint(F_GAP_TO, "gap_to", GAP),
     uint(F_GAP_CAUSE, "gap_cause", GAP),
     bytes(F_RECEIPT, "receipt", MAX_RECEIPT, HEARTBEAT),
+    bytes(F_SIGN_KEY, "sign_key", MAX_NAME, OPEN),
+    new Field(F_HINT_SEQ, "hint_seq", TYPE_UINT, 0, 0, MAX_HINTS, OPEN),
+    bytes(F_SIGNATURE, "signature", MAX_SIGNATURE, SIGNATURE),
+    uint(F_STREAMS, "streams", COUNTS),
+    uint(F_STREAMS_WRITTEN, "streams_written", COUNTS),
+    uint(F_STREAMS_MISSED, "streams_missed", COUNTS),
+    uint(F_STREAMS_REFUSED, "streams_refused", COUNTS),
+    uint(F_DELIVERY, "delivery", OPEN),
+    fixed(F_RECOVERED_CHAIN, "recovered_chain", CHAIN_BYTES, RECOVERED),
+    uint(F_RECOVERED_SEQ, "recovered_seq", RECOVERED),
+    uint(F_RECOVERED_COUNT, "recovered_count", RECOVERED),
+    uint(F_RECOVERED_PROOF, "recovered_proof", RECOVERED),
     new Field(F_CUT, "cut", TYPE_UINT, 0, 0, 64, ALL),
   ];
 }
@@ -260,5 +305,6 @@ export function kindName(kind: u32): string {
   if (kind === KIND_KEY) return "key";
   if (kind === KIND_FINDING) return "finding";
   if (kind === KIND_REFUSED) return "refused";
+  if (kind === KIND_RECOVERED) return "recovered";
   return "";
 }
