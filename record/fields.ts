@@ -42,6 +42,7 @@ export const KIND_KEY: u32 = 24;
 export const KIND_FINDING: u32 = 25;
 export const KIND_REFUSED: u32 = 26;
 export const KIND_RECOVERED: u32 = 27;
+export const KIND_SENDER: u32 = 28;
 
 // The envelope: every entry has 1 to 6.
 export const F_KIND: u32 = 1;
@@ -118,12 +119,32 @@ export const F_RECOVERED_SEQ: u32 = 141;
 export const F_RECOVERED_COUNT: u32 = 142;
 export const F_RECOVERED_PROOF: u32 = 143;
 
+// `key`: the log's keys have changed. The first is the one that receipts are signed with.
+export const F_KEY: u32 = 190;
+export const F_KEY_STATEMENT: u32 = 191;
+
+// `sender`: who sent the first batch of a chain, and is therefore the only one who may send more.
+export const F_SENDER_CHAIN: u32 = 195;
+export const F_SENDER_NAME: u32 = 196;
+export const F_SENDER_AUTH: u32 = 197;
+
+// `refused`: batches that were not taken in, a cause at a time.
+export const F_REFUSED_CAUSE: u32 = 200;
+export const F_REFUSED_COUNT: u32 = 201;
+export const F_REFUSED_DIGEST: u32 = 202;
+
 /** Field numbers whose value was cut to its limit. The last number of all, so that a writer knows it in time. */
 export const F_CUT: u32 = 2047;
 
 // Values of F_PEER_AUTH: how the peer's identity is known.
 export const PEER_NONE: u32 = 0;
 export const PEER_MTLS: u32 = 1;
+
+// Values of F_SENDER_AUTH: how the sender's name is known.
+export const SENDER_NONE: u32 = 0;
+export const SENDER_MTLS: u32 = 1;
+export const SENDER_XFCC: u32 = 2;
+export const SENDER_MAC: u32 = 3;
 
 // Values of F_GAP_CAUSE.
 export const GAP_BUFFER_FULL: u32 = 1;
@@ -162,6 +183,9 @@ export const MAX_RECEIPT: u32 = 4096;
 export const MAX_SIGNATURE: u32 = 128;
 /** Chains that one `open` can hint at. */
 export const MAX_HINTS: u32 = 64;
+/** Keys that a log can have at a time, and digests in one `refused`. */
+export const MAX_KEYS: u32 = 16;
+export const MAX_REFUSED_DIGESTS: u32 = 32;
 
 /** A varint of at most 2^53 - 1. */
 export const TYPE_UINT: u32 = 0;
@@ -193,7 +217,7 @@ export class Field {
   }
 }
 
-const ALL: u32 = 0x0fff03fe; // 1 to 9 and 16 to 27
+const ALL: u32 = 0x1fff03fe; // 1 to 9 and 16 to 28
 const REQUESTS: u32 = 0x1c; // request, request_start, connection
 const OPEN: u32 = 0x02;
 const GAP: u32 = 0x20;
@@ -202,6 +226,9 @@ const SIGNATURE: u32 = 0x100;
 /** heartbeat, close */
 const COUNTS: u32 = 0x280;
 const RECOVERED: u32 = 0x0800_0000;
+const KEY: u32 = 0x0100_0000;
+const REFUSED: u32 = 0x0400_0000;
+const SENDER: u32 = 0x1000_0000;
 
 function uint(number: u32, name: string, kinds: u32): Field {
   return new Field(number, name, TYPE_UINT, 0, 0, 1, kinds);
@@ -279,6 +306,22 @@ export function fieldTable(): Field[] {
     uint(F_RECOVERED_SEQ, "recovered_seq", RECOVERED),
     uint(F_RECOVERED_COUNT, "recovered_count", RECOVERED),
     uint(F_RECOVERED_PROOF, "recovered_proof", RECOVERED),
+    new Field(F_KEY, "key", TYPE_BYTES, 0, MAX_NAME, MAX_KEYS, KEY),
+    bytes(F_KEY_STATEMENT, "key_statement", MAX_RECEIPT, KEY),
+    fixed(F_SENDER_CHAIN, "sender_chain", CHAIN_BYTES, SENDER),
+    bytes(F_SENDER_NAME, "sender_name", MAX_PRINCIPAL, SENDER),
+    uint(F_SENDER_AUTH, "sender_auth", SENDER),
+    bytes(F_REFUSED_CAUSE, "refused_cause", MAX_NAME, REFUSED),
+    uint(F_REFUSED_COUNT, "refused_count", REFUSED),
+    new Field(
+      F_REFUSED_DIGEST,
+      "refused_digest",
+      TYPE_BYTES,
+      DIGEST_BYTES,
+      DIGEST_BYTES,
+      MAX_REFUSED_DIGESTS,
+      REFUSED,
+    ),
     new Field(F_CUT, "cut", TYPE_UINT, 0, 0, 64, ALL),
   ];
 }
@@ -306,5 +349,6 @@ export function kindName(kind: u32): string {
   if (kind === KIND_FINDING) return "finding";
   if (kind === KIND_REFUSED) return "refused";
   if (kind === KIND_RECOVERED) return "recovered";
+  if (kind === KIND_SENDER) return "sender";
   return "";
 }

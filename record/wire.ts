@@ -49,4 +49,5 @@ export const REFUSED_TOO_LARGE: string = "too-large"; // 413
 // Can help with other bytes: entries from `meshseal-want` on.
 export const REFUSED_HOLE: string = "hole"; // 409
 // Can help later.
+export const REFUSED_FORBIDDEN: string = "forbidden"; // 403
 export const REFUSED_BUSY: string = "busy"; // 429, 503
