@@ -12,6 +12,15 @@ export type Settings = {
   readonly origin?: string | undefined;
   readonly checkpointMs: number;
   readonly allowAnonymous: boolean;
+  /** Certificate, key and authorities of clients, PEM files: exporter/access/tls.ts. */
+  readonly tlsCert?: string | undefined;
+  readonly tlsKey?: string | undefined;
+  readonly tlsClientCa?: string | undefined;
+  /** The sidecar on this machine says who sends, in x-forwarded-client-cert. */
+  readonly trustXfcc: boolean;
+  /** Who may write, read and administer: exporter/access/rules.ts. */
+  readonly access?: string | undefined;
+  readonly maxConnections: number;
   readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
 };
 
@@ -24,6 +33,12 @@ const Schema = z.strictObject({
   origin: z.string().min(1).optional(),
   checkpointMs: z.coerce.number().int().min(10).max(60_000).default(1000),
   allowAnonymous: z.stringbool().or(z.boolean()).default(false),
+  tlsCert: z.string().min(1).optional(),
+  tlsKey: z.string().min(1).optional(),
+  tlsClientCa: z.string().min(1).optional(),
+  trustXfcc: z.stringbool().or(z.boolean()).default(false),
+  access: z.string().min(1).optional(),
+  maxConnections: z.coerce.number().int().min(1).max(1_000_000).default(10_000),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 
@@ -41,14 +56,26 @@ export function readSettings(
   }
   const parsed = Schema.safeParse(merged);
   if (!parsed.success) throw new MeshsealError(z.prettifyError(parsed.error));
-  const { listen, allowAnonymous } = parsed.data;
+  const { listen, allowAnonymous, tlsCert, tlsKey, tlsClientCa } = parsed.data;
+  if ((tlsCert === undefined) !== (tlsKey === undefined)) {
+    throw new MeshsealError("--tls-cert and --tls-key belong together: give both, or none.");
+  }
+  if (tlsClientCa !== undefined && tlsCert === undefined) {
+    throw new MeshsealError("--tls-client-ca needs --tls-cert and --tls-key.");
+  }
   const host = listen.slice(0, listen.lastIndexOf(":"));
-  if (!allowAnonymous && !LOOPBACK.test(host)) {
+  if (!allowAnonymous && !needsIdentity(parsed.data) && !LOOPBACK.test(host)) {
     throw new MeshsealError(
-      `listen ${listen}: batches from anyone are taken on loopback only. Add --allow-anonymous if the network is trusted.`,
+      `listen ${listen}: batches from anyone are taken on loopback only. Give --tls-client-ca, or add --allow-anonymous if the network is trusted.`,
     );
   }
   return parsed.data;
+}
+
+/** Tells if senders are known by something, so that one without an identity is refused. */
+export function needsIdentity(settings: Settings): boolean {
+  if (settings.allowAnonymous) return false;
+  return settings.tlsClientCa !== undefined || settings.trustXfcc;
 }
 
 function readFile(path: string): Record<string, unknown> {

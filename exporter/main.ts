@@ -3,17 +3,21 @@ import { mkdirSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
+import { Server as TlsServer } from "node:tls";
 import type { Worker } from "node:worker_threads";
 import { type Logger, pino } from "pino";
-import { Scanner } from "../record/codec.ts";
-import { CHAIN_BYTES } from "../record/fields.ts";
-import type { Settings } from "./config.ts";
+import { bytesOf, decodeEntry, Scanner } from "../record/codec.ts";
+import { CHAIN_BYTES, F_SENDER_CHAIN, F_SENDER_NAME, KIND_SENDER } from "../record/fields.ts";
+import { readRules } from "./access/rules.ts";
+import { readTls, type TlsFiles, watchTls } from "./access/tls.ts";
+import { needsIdentity, type Settings } from "./config.ts";
 import { codeOf, MeshsealError } from "./errors.ts";
 import { Chains } from "./intake/chains.ts";
 import { createHttp } from "./intake/http.ts";
 import { Intake } from "./intake/intake.ts";
 import { OWN_HEARTBEAT_MS, OwnChain } from "./intake/own-chain.ts";
 import { openQuarantine } from "./intake/quarantine.ts";
+import { Refusals } from "./intake/refusals.ts";
 import { type LogKey, loadKey } from "./keys.ts";
 import { takeLock } from "./lock.ts";
 import { HASH_BYTES } from "./log/merkle.ts";
@@ -83,6 +87,8 @@ async function run(
   );
 
   const quarantine = openQuarantine(join(data, "quarantine"));
+  const refusals = new Refusals();
+  const own = new OwnChain(log, chains);
   const intake = new Intake({
     log,
     chains,
@@ -92,7 +98,9 @@ async function run(
       if (index >= log.checkpoint.size) await log.publish();
       return readDigest(store, log.checkpoint.size, index);
     },
+    onBound: (chain, sender) => void own.sender(chain, sender).catch(() => undefined),
     quarantine: (cause, batch) => {
+      refusals.keep(cause, batch);
       logger.error({ cause, file: quarantine(cause, batch) }, "batch refused for good");
     },
   });
@@ -102,8 +110,15 @@ async function run(
     chains: () => chains.count,
     checkpointAgeSeconds: () => (Date.now() - log.signedAt) / 1000,
   });
+  const tls = tlsFiles(settings);
   const http = createHttp({
     intake,
+    tls: tls && readTls(tls),
+    rules: settings.access === undefined ? {} : readRules(settings.access),
+    needsIdentity: needsIdentity(settings),
+    trustXfcc: settings.trustXfcc,
+    maxConnections: settings.maxConnections,
+    onRefused: (cause) => refusals.count(cause),
     logDir: join(data, "log"),
     metrics,
     logger,
@@ -126,7 +141,6 @@ async function run(
     },
   });
 
-  const own = new OwnChain(log, chains);
   await own.open(`meshseal-exporter/${VERSION}`);
   await log.publish();
   const [host, port] = splitAddress(settings.listen);
@@ -144,11 +158,24 @@ async function run(
   const address = at.family === "IPv6" ? `[${at.address}]:${at.port}` : `${at.address}:${at.port}`;
   logger.info({ address, data, origin: signer.name, vkey: signer.vkey }, "listening");
 
+  const watch =
+    tls &&
+    http.server instanceof TlsServer &&
+    watchTls(
+      tls,
+      http.server,
+      () => logger.info("certificates were read again"),
+      (err) => logger.error({ err }, "the new certificates cannot be used: the old ones stay"),
+    );
   const publishing = setInterval(
     () => void log.publish().catch(() => undefined),
     settings.checkpointMs,
   );
-  const beating = setInterval(() => void own.heartbeat().catch(() => undefined), OWN_HEARTBEAT_MS);
+  const beat = async (): Promise<void> => {
+    await refusals.write(own);
+    await own.heartbeat();
+  };
+  const beating = setInterval(() => void beat().catch(() => undefined), OWN_HEARTBEAT_MS);
   process.once("SIGTERM", () => stop(0));
   process.once("SIGINT", () => stop(0));
   const code = await stopped;
@@ -156,7 +183,9 @@ async function run(
   intake.isDraining = true;
   clearInterval(publishing);
   clearInterval(beating);
+  if (watch) watch.stop();
   await http.close();
+  await refusals.write(own);
   await own.close();
   await log.close();
   await chains.close();
@@ -171,10 +200,23 @@ async function recover(log: Sequencer, chains: Chains): Promise<void> {
       scanner.scan(entry, 0, entry.length);
       const id = entry.toString("hex", scanner.chainAt, scanner.chainAt + CHAIN_BYTES);
       chains.extend(id, scanner.seq, index, 1, leaf);
+      if (scanner.kind === KIND_SENDER) bindAgain(chains, entry);
     });
   } catch (error) {
     throw new MeshsealError(error instanceof Error ? error.message : String(error));
   }
+}
+
+function bindAgain(chains: Chains, bytes: Buffer): void {
+  const entry = decodeEntry(bytes);
+  const chain = entry && bytesOf(entry, F_SENDER_CHAIN);
+  const name = entry && bytesOf(entry, F_SENDER_NAME);
+  if (chain && name) chains.bind(Buffer.from(chain).toString("hex"), Buffer.from(name).toString());
+}
+
+function tlsFiles({ tlsCert, tlsKey, tlsClientCa }: Settings): TlsFiles | undefined {
+  if (tlsCert === undefined || tlsKey === undefined) return undefined;
+  return { cert: tlsCert, key: tlsKey, clientCa: tlsClientCa };
 }
 
 async function readDigest(

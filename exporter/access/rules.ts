@@ -8,18 +8,26 @@ import type { Sender } from "./identity.ts";
 /** `write`: send batches. `read`: log files, chains and metrics. `administer`: what changes the exporter. */
 export type Role = "write" | "read" | "administer";
 
-/** Patterns of names: exact, or a beginning followed by `*`. `anonymous` is who has no identity, `*` is anyone. */
-const Patterns = z.array(z.string().min(1).max(2048)).max(10_000);
-
-const Schema = z.strictObject({
-  write: Patterns.optional(),
-  read: Patterns.optional(),
-  administer: Patterns.optional(),
+/**
+ * Patterns of names, a role each: exact, or a beginning followed by `*`. `anonymous` is who has no identity, `*` is anyone. A role
+ * that is absent is as `isAllowed` says.
+ */
+export type Rules = {
+  readonly write?: readonly string[] | undefined;
+  readonly read?: readonly string[] | undefined;
+  readonly administer?: readonly string[] | undefined;
   /** Batches a second that one identity may send; a burst of as many is let through. */
+  readonly batchesPerSecond?: number | undefined;
+};
+
+const MAX_PATTERNS = 10_000;
+const patterns = z.array(z.string().min(1).max(2048)).max(MAX_PATTERNS).optional();
+const Schema = z.strictObject({
+  write: patterns,
+  read: patterns,
+  administer: patterns,
   batchesPerSecond: z.number().int().min(1).max(1_000_000).optional(),
 });
-
-export type Rules = Readonly<z.infer<typeof Schema>>;
 
 /** Returns the rules in an access file, or throws MeshsealError that names the file and the key. */
 export function readRules(path: string): Rules {

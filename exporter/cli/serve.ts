@@ -20,6 +20,21 @@ export function serveCommand(): Command {
       "sign a checkpoint this often when there is something new (default 1000)",
     )
     .option("--allow-anonymous", "take batches from anyone, not only on loopback")
+    .option(
+      "--tls-cert <file>",
+      "serve HTTPS with this certificate and chain (PEM), read again when it changes",
+    )
+    .option("--tls-key <file>", "its private key (PEM)")
+    .option(
+      "--tls-client-ca <file>",
+      "authorities of clients (PEM): batches need a certificate of theirs",
+    )
+    .option(
+      "--trust-xfcc",
+      "take who sends from the sidecar's x-forwarded-client-cert, on loopback",
+    )
+    .option("--access <file>", "JSON file: who may write, read and administer, and how fast")
+    .option("--max-connections <n>", "connections at a time (default 10000)")
     .option("--log-level <level>", "debug, info, warn, error or silent (default info)")
     .option("--config <file>", "JSON file with the same settings in camelCase")
     .addHelpText(

@@ -13,6 +13,8 @@ import { CHAIN_BYTES, DIGEST_BYTES } from "../../record/fields.ts";
 export type Chain = {
   nextSeq: number;
   readonly head: Buffer;
+  /** Who may send its batches; "" where anyone may. */
+  sender: string;
   /** First seq and first leaf index of the newest run. */
   runSeq: number;
   runIndex: number;
@@ -69,7 +71,14 @@ export class Chains {
     let chain = this.get(id);
     if (chain === undefined) {
       const owned = Buffer.alloc(DIGEST_BYTES);
-      chain = { nextSeq: 0, head: owned, runSeq: seq, runIndex: index, unsaved: [seq, index] };
+      chain = {
+        nextSeq: 0,
+        head: owned,
+        sender: "",
+        runSeq: seq,
+        runIndex: index,
+        unsaved: [seq, index],
+      };
       this.#chains.set(id, chain);
       this.#count++;
     } else if (index - chain.runIndex !== seq - chain.runSeq) {
@@ -80,6 +89,14 @@ export class Chains {
     }
     chain.nextSeq = seq + count;
     chain.head.set(head);
+    this.#changed.add(id);
+  }
+
+  /** Notes who may send batches of a chain that is held. */
+  bind(id: string, sender: string): void {
+    const chain = this.get(id);
+    if (chain === undefined) return;
+    chain.sender = sender;
     this.#changed.add(id);
   }
 
@@ -163,17 +180,18 @@ function formatNumbers(...numbers: readonly number[]): Buffer {
   return bytes;
 }
 
-function formatChain({ nextSeq, head, runSeq, runIndex }: Chain): Buffer {
-  return Buffer.concat([head, formatNumbers(nextSeq, runSeq, runIndex)]);
+function formatChain({ nextSeq, head, sender, runSeq, runIndex }: Chain): Buffer {
+  return Buffer.concat([head, formatNumbers(nextSeq, runSeq, runIndex), Buffer.from(sender)]);
 }
 
 function parseChain(bytes: Buffer | undefined): Chain | undefined {
-  if (bytes?.length !== CHAIN_VALUE_BYTES) return undefined;
+  if (bytes === undefined || bytes.length < CHAIN_VALUE_BYTES) return undefined;
   const number = (at: number): number =>
     Number(bytes.readBigUInt64BE(DIGEST_BYTES + at * NUMBER_BYTES));
   return {
     head: Buffer.from(bytes.subarray(0, DIGEST_BYTES)),
     nextSeq: number(0),
+    sender: bytes.toString("utf8", CHAIN_VALUE_BYTES),
     runSeq: number(1),
     runIndex: number(2),
     unsaved: [],

@@ -1,7 +1,9 @@
 /** The exporter's HTTP: batches in, the log's files, health and metrics out. */
 import { resolve } from "node:path";
+import type { SecureContextOptions } from "node:tls";
+import rateLimit from "@fastify/rate-limit";
 import fastifyStatic from "@fastify/static";
-import { type FastifyInstance, type FastifyReply, fastify } from "fastify";
+import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
 import type { Logger } from "pino";
 import {
   BATCH_PATH,
@@ -10,6 +12,7 @@ import {
   RECEIPT_HEADER,
   REFUSAL_HEADER,
   REFUSED_BUSY,
+  REFUSED_FORBIDDEN,
   REFUSED_FORK,
   REFUSED_HOLE,
   REFUSED_MALFORMED,
@@ -17,6 +20,8 @@ import {
   REFUSED_TOO_LARGE,
   WANT_HEADER,
 } from "../../record/wire.ts";
+import { isLoopback, type Sender, senderOf } from "../access/identity.ts";
+import { isAllowed, type Role, type Rules } from "../access/rules.ts";
 import type { Metrics } from "../metrics.ts";
 import type { Answer, Intake, Refusal } from "./intake.ts";
 
@@ -26,11 +31,20 @@ const STATUS: Readonly<Record<string, number>> = {
   [REFUSED_ROLLBACK]: 409,
   [REFUSED_HOLE]: 409,
   [REFUSED_TOO_LARGE]: 413,
+  [REFUSED_FORBIDDEN]: 403,
   [REFUSED_BUSY]: 503,
 };
 
 const RETRY_AFTER_SECONDS = 1;
+
+// A client that is slow in any way is cut off: with its headers, with the whole request, with reading the answer.
+const HEADERS_TIMEOUT_MS = 10_000;
 const REQUEST_TIMEOUT_MS = 30_000;
+const INACTIVITY_TIMEOUT_MS = 60_000;
+const CHECK_INTERVAL_MS = 5_000;
+const MAX_HEADER_BYTES = 16_384;
+/** Identities whose rate is remembered at a time. */
+const MAX_RATES = 20_000;
 
 /** What `/readyz` says: ready if there are no reasons against it. */
 export type Readiness = {
@@ -44,21 +58,48 @@ export type HttpOptions = {
   readonly metrics: Metrics;
   readonly logger: Logger;
   readonly readiness: () => Readiness;
+  /** Counts a refusal that never reached the intake's judgement as well. */
+  readonly onRefused: (refusal: string) => void;
+  /** Certificate and client authorities; plain HTTP if absent. */
+  readonly tls?: SecureContextOptions | undefined;
+  readonly rules: Rules;
+  /** Senders have identities: client certificates, a sidecar's word, or keys. */
+  readonly needsIdentity: boolean;
+  readonly trustXfcc: boolean;
+  /** Connections at a time; one more is closed at once. */
+  readonly maxConnections: number;
 };
+
+declare module "fastify" {
+  interface FastifyContextConfig {
+    /** What a caller must be allowed to; anyone may call a route without one. */
+    role?: Role;
+  }
+}
 
 /** Returns the server, not yet listening. */
 export function createHttp(options: HttpOptions): FastifyInstance {
   const { intake, metrics, logger, readiness } = options;
-  const app = fastify({
-    bodyLimit: MAX_BATCH_BYTES,
-    requestTimeout: REQUEST_TIMEOUT_MS,
-    forceCloseConnections: "idle",
-    exposeHeadRoutes: false,
-  });
+  const app = createServer(options);
   app.removeAllContentTypeParsers();
   app.addContentTypeParser(BATCH_TYPE, { parseAs: "buffer" }, (_request, body, done) =>
     done(null, body),
   );
+
+  const sender = (request: FastifyRequest): Sender =>
+    senderOf(request.raw.socket, request.headers, options.trustXfcc);
+
+  app.addHook("onRequest", async (request, reply) => {
+    const { role } = request.routeOptions.config;
+    if (role === undefined) return;
+    const who = sender(request);
+    const isLocal = isLoopback(request.raw.socket.remoteAddress);
+    if (isAllowed(options.rules, role, who, { needsIdentity: options.needsIdentity, isLocal }))
+      return;
+    const message = `${who.name || "a caller without an identity"} may not ${role} here`;
+    if (role === "write") return refuse(reply, { refusal: REFUSED_FORBIDDEN, message });
+    return reply.code(403).send({ code: "forbidden", message });
+  });
 
   app.setErrorHandler((error: { statusCode?: number; message?: string }, _request, reply) => {
     const status = error.statusCode ?? 500;
@@ -67,30 +108,49 @@ export function createHttp(options: HttpOptions): FastifyInstance {
       return refuse(reply, { refusal: REFUSED_TOO_LARGE, message });
     }
     if (status >= 500) logger.error({ err: error }, "request failed");
+    if (status === 429) {
+      return refuse(reply, { refusal: REFUSED_BUSY, message: "too many batches a second" }, 429);
+    }
     return reply.code(status).send({ code: "error", message: error.message ?? "error" });
   });
 
-  const refuse = (reply: FastifyReply, { refusal, message, want }: Refusal): FastifyReply => {
+  const refuse = (
+    reply: FastifyReply,
+    { refusal, message, want }: Refusal,
+    status?: number,
+  ): FastifyReply => {
     metrics.batches.inc({ outcome: refusal });
+    options.onRefused(refusal);
     logger.warn({ refusal, want }, message);
-    reply.code(STATUS[refusal] ?? 500).header(REFUSAL_HEADER, refusal);
+    reply.code(status ?? STATUS[refusal] ?? 500).header(REFUSAL_HEADER, refusal);
     if (want !== undefined) reply.header(WANT_HEADER, String(want));
     if (refusal === REFUSED_BUSY) reply.header("retry-after", String(RETRY_AFTER_SECONDS));
     return reply.send({ code: refusal, message, want });
   };
 
-  app.post(BATCH_PATH, async (request, reply) => {
-    if (!Buffer.isBuffer(request.body)) {
-      return reply.code(415).send({ code: "error", message: `the body must be ${BATCH_TYPE}` });
+  app.register((batches, _, done) => {
+    if (options.rules.batchesPerSecond !== undefined) {
+      batches.register(rateLimit, {
+        max: options.rules.batchesPerSecond,
+        timeWindow: 1000,
+        cache: MAX_RATES,
+        keyGenerator: (request) => sender(request).name || request.ip,
+      });
     }
-    const stop = metrics.receiptSeconds.startTimer();
-    const answer: Answer = await intake.accept(request.body);
-    if ("refusal" in answer) return refuse(reply, answer);
-    stop();
-    metrics.batches.inc({ outcome: "receipted" });
-    metrics.entries.inc({ outcome: "added" }, answer.added);
-    metrics.entries.inc({ outcome: "skipped" }, answer.skipped);
-    return reply.header(RECEIPT_HEADER, Buffer.from(answer.receipt).toString("base64")).send("");
+    batches.post(BATCH_PATH, { config: { role: "write" } }, async (request, reply) => {
+      if (!Buffer.isBuffer(request.body)) {
+        return reply.code(415).send({ code: "error", message: `the body must be ${BATCH_TYPE}` });
+      }
+      const stop = metrics.receiptSeconds.startTimer();
+      const answer: Answer = await intake.accept(request.body, sender(request));
+      if ("refusal" in answer) return refuse(reply, answer);
+      stop();
+      metrics.batches.inc({ outcome: "receipted" });
+      metrics.entries.inc({ outcome: "added" }, answer.added);
+      metrics.entries.inc({ outcome: "skipped" }, answer.skipped);
+      return reply.header(RECEIPT_HEADER, Buffer.from(answer.receipt).toString("base64")).send("");
+    });
+    done();
   });
 
   app.get("/healthz", () => ({ status: "ok" }));
@@ -99,26 +159,65 @@ export function createHttp(options: HttpOptions): FastifyInstance {
     const status = reasons.length === 0 ? "ready" : "not ready";
     return reply.code(reasons.length === 0 ? 200 : 503).send({ status, reasons, ...details });
   });
-  app.get("/metrics", async (_request, reply) =>
+  app.get("/metrics", { config: { role: "read" } }, async (_request, reply) =>
     reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
   );
-  app.register(fastifyStatic, {
-    root: resolve(options.logDir),
-    prefix: "/log/",
-    index: false,
-    dotfiles: "deny",
-    setHeaders: (reply, path) => {
-      // https://c2sp.org/tlog-tiles: the checkpoint is text and changes, the rest is bytes and never does.
-      const isCheckpoint = path.endsWith("/checkpoint");
-      reply.header(
-        "content-type",
-        isCheckpoint ? "text/plain; charset=utf-8" : "application/octet-stream",
-      );
-      reply.header(
-        "cache-control",
-        isCheckpoint ? "no-cache" : "public, max-age=31536000, immutable",
-      );
-    },
+  app.register((log, _, done) => {
+    log.addHook("onRoute", (route) => {
+      route.config = { ...route.config, role: "read" };
+    });
+    log.register(fastifyStatic, {
+      root: resolve(options.logDir),
+      prefix: "/log/",
+      index: false,
+      dotfiles: "deny",
+      setHeaders: (reply, path) => {
+        // https://c2sp.org/tlog-tiles: the checkpoint is text and changes, the rest is bytes and never does.
+        const isCheckpoint = path.endsWith("/checkpoint");
+        reply.header(
+          "content-type",
+          isCheckpoint ? "text/plain; charset=utf-8" : "application/octet-stream",
+        );
+        reply.header(
+          "cache-control",
+          isCheckpoint ? "no-cache" : "public, max-age=31536000, immutable",
+        );
+        // Whoever may read may read from a page: nothing here depends on cookies.
+        reply.header("access-control-allow-origin", "*");
+        reply.header("x-content-type-options", "nosniff");
+      },
+    });
+    done();
   });
   return app;
+}
+
+function createServer({ tls, maxConnections }: HttpOptions): FastifyInstance {
+  const limits = {
+    maxHeaderSize: MAX_HEADER_BYTES,
+    headersTimeout: HEADERS_TIMEOUT_MS,
+    connectionsCheckingInterval: CHECK_INTERVAL_MS,
+  };
+  const common = {
+    bodyLimit: MAX_BATCH_BYTES,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    connectionTimeout: INACTIVITY_TIMEOUT_MS,
+    forceCloseConnections: "idle",
+    exposeHeadRoutes: false,
+  } as const;
+  // Clients without a certificate get in, for probes and readers; what they may do is for the rules to say.
+  const app =
+    tls === undefined
+      ? fastify({ ...common, http: limits })
+      : fastify({
+          ...common,
+          https: {
+            ...limits,
+            ...tls,
+            requestCert: tls.ca !== undefined,
+            rejectUnauthorized: false,
+          },
+        });
+  app.server.maxConnections = maxConnections;
+  return app as FastifyInstance;
 }

@@ -5,17 +5,19 @@
 import { hash } from "node:crypto";
 import { parseBatchHeader } from "../../record/batch.ts";
 import { ENTRY_MALFORMED, Scanner } from "../../record/codec.ts";
-import { CHAIN_BYTES, DIGEST_BYTES } from "../../record/fields.ts";
+import { CHAIN_BYTES, DIGEST_BYTES, SENDER_NONE } from "../../record/fields.ts";
 import {
   ENTRY_PREFIX_BYTES,
   MAX_BATCH_BYTES,
   REFUSED_BUSY,
+  REFUSED_FORBIDDEN,
   REFUSED_FORK,
   REFUSED_HOLE,
   REFUSED_MALFORMED,
   REFUSED_ROLLBACK,
   REFUSED_TOO_LARGE,
 } from "../../record/wire.ts";
+import type { Sender } from "../access/identity.ts";
 import type { Checkpoint } from "../log/checkpoint.ts";
 import type { Signer, Verifier } from "../log/note.ts";
 import { openReceipt, signReceipt } from "../log/receipt.ts";
@@ -51,6 +53,8 @@ export type IntakeOptions = {
   readonly verifier: Verifier;
   /** Returns the digest of the leaf at `index`. */
   readonly digestAt: (index: number) => Promise<Uint8Array | null>;
+  /** A chain's sender is known from now on: says so in the log. Called in the same turn as the chain's `append`. */
+  readonly onBound: (chain: Uint8Array, sender: Sender) => void;
   /** Keeps the bytes of a refused batch as evidence. */
   readonly quarantine: (cause: string, batch: Buffer) => void;
 };
@@ -71,7 +75,7 @@ export class Intake {
   }
 
   /** Answers one batch. Keeps parts of `batch` until they are published. */
-  async accept(batch: Buffer): Promise<Answer> {
+  async accept(batch: Buffer, sender: Sender): Promise<Answer> {
     const { log, quarantine } = this.#options;
     if (this.isDraining) return refused(REFUSED_BUSY, "this exporter is shutting down");
     if (log.isDiskFull) return refused(REFUSED_BUSY, "the disk is full");
@@ -79,7 +83,7 @@ export class Intake {
     if (batch.length > MAX_BATCH_BYTES) {
       return refused(REFUSED_TOO_LARGE, `a batch has at most ${MAX_BATCH_BYTES} bytes`);
     }
-    const answer = await this.#judge(batch);
+    const answer = await this.#judge(batch, sender);
     if (
       "refusal" in answer &&
       [REFUSED_MALFORMED, REFUSED_FORK, REFUSED_ROLLBACK].includes(answer.refusal)
@@ -89,7 +93,7 @@ export class Intake {
     return answer;
   }
 
-  async #judge(batch: Buffer): Promise<Answer> {
+  async #judge(batch: Buffer, sender: Sender): Promise<Answer> {
     const { log, chains, signer } = this.#options;
     const header = parseBatchHeader(batch);
     if (header === null) return refused(REFUSED_MALFORMED, "no batch header");
@@ -103,6 +107,10 @@ export class Intake {
     if (typeof checked === "string") return refused(REFUSED_MALFORMED, checked);
     const id = Buffer.from(header.chain).toString("hex");
     const known = chains.get(id);
+    const owner = known?.sender ?? "";
+    if (owner !== "" && owner !== sender.name) {
+      return refused(REFUSED_FORBIDDEN, `chain ${id} began with another sender`);
+    }
     const next = known?.nextSeq ?? 0;
     if (header.receipt.length > 0) {
       const receipt = openReceipt(header.receipt, this.#options.verifier);
@@ -130,7 +138,7 @@ export class Intake {
         );
       }
       // The lookup may have waited: another batch of this chain may have been taken in meanwhile.
-      if (known.nextSeq !== next) return this.#judge(batch);
+      if (known.nextSeq !== next) return this.#judge(batch, sender);
     }
     const added = header.count - skipped;
     if (added > 0) {
@@ -143,6 +151,10 @@ export class Intake {
       const { firstIndex } = log.append(batch.subarray(from), leaves);
       const head = checked.digests.subarray(-DIGEST_BYTES);
       chains.extend(id, header.firstSeq + skipped, firstIndex, added, head);
+      if (owner === "" && sender.auth !== SENDER_NONE) {
+        chains.bind(id, sender.name);
+        this.#options.onBound(header.chain, sender);
+      }
     }
     const chain = chains.get(id);
     if (chain === undefined) throw new Error("a chain without entries");

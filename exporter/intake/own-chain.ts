@@ -14,14 +14,19 @@ import {
   F_PREV,
   F_PRODUCER,
   F_SALT,
+  F_SENDER_AUTH,
+  F_SENDER_CHAIN,
+  F_SENDER_NAME,
   F_SEQ,
   F_TIME,
   FORMAT_VERSION,
   KIND_CLOSE,
   KIND_HEARTBEAT,
   KIND_OPEN,
+  KIND_SENDER,
   SALT_BYTES,
 } from "../../record/fields.ts";
+import type { Sender } from "../access/identity.ts";
 import { leafHash } from "../log/merkle.ts";
 import type { Chains } from "./chains.ts";
 import type { Log } from "./intake.ts";
@@ -54,6 +59,15 @@ export class OwnChain {
 
   close(): Promise<void> {
     return this.write(KIND_CLOSE, []);
+  }
+
+  /** Says who sent the first batch of a chain. */
+  sender(chain: Uint8Array, { name, auth }: Sender): Promise<void> {
+    return this.write(KIND_SENDER, [
+      { number: F_SENDER_CHAIN, value: Uint8Array.from(chain) },
+      { number: F_SENDER_NAME, value: Buffer.from(name) },
+      { number: F_SENDER_AUTH, value: auth },
+    ]);
   }
 
   /** Chains an entry of `kind` with these fields behind the envelope. Resolves when it survives a loss of power. */
