@@ -1,6 +1,7 @@
 /** The `meshseal` command: one file a subcommand, and the exit codes that all share. */
 import { Command, CommanderError } from "commander";
 import { MeshsealError } from "../errors.ts";
+import { doctorCommand } from "./doctor.ts";
 import { keygenCommand } from "./keygen.ts";
 import { serveCommand } from "./serve.ts";
 import { showCommand } from "./show.ts";
@@ -12,7 +13,8 @@ const USAGE = 64;
 const program = new Command("meshseal")
   .description("Immutable audit logs for a service mesh, made inside Envoy and verifiable offline.")
   .version("0.1.0");
-for (const command of [serveCommand(), verifyCommand(), showCommand(), keygenCommand()]) {
+const commands = [serveCommand(), verifyCommand(), showCommand(), keygenCommand(), doctorCommand()];
+for (const command of commands) {
   program.addCommand(command.exitOverride().showHelpAfterError());
 }
 program.exitOverride().showHelpAfterError();

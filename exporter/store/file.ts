@@ -88,7 +88,7 @@ export function fileStore(dir: string, drafts: string): Store {
     try {
       return readFileSync(join(dir, path));
     } catch (error) {
-      if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR") return null;
+      if (["ENOENT", "ENOTDIR", "EISDIR"].includes(codeOf(error))) return null;
       throw error;
     }
   };

@@ -1,8 +1,10 @@
 /**
  * Where a log's files are kept. Each store keeps these promises; test/store.test.ts holds all of them to it.
  *
- * - A reader sees a path's bytes whole, or none; what `put` has resolved for is seen by every reader from then on.
- * - `put` is write-once: the same bytes again are fine, others reject with Conflict and change nothing.
+ * - A reader sees a path's bytes whole, or none. What `put` has resolved for is seen by the writer at once, and by every
+ *   reader from the next `replace` of the checkpoint on: only a checkpoint leads to it.
+ * - `put` is write-once: the same bytes again are fine, others reject with Conflict, at once or at the next `replace`, and
+ *   change nothing.
  * - What was put survives a loss of power once `sync` has resolved; what `replace` has resolved for does at once.
  * - Paths are those of tlog-tiles: relative, with forward slashes.
  */
