@@ -3,7 +3,7 @@
  * FORMAT.md explains them. Compiled by asc (the filter reads the constants) and by tsc (the exporter reads the table).
  *
  * A number is never used again for something else. Numbers 1 to 15 take one byte on the wire, 16 to 2047 two, so
- * what every request has comes first. Free for later: 27 to 99 facts of a request, 130 to 149 the filter's other
+ * what every request has comes first. Free for later: 60 to 79 and 94 to 99 facts of a request, 130 to 149 the filter's other
  * kinds, and the exporter's: 150 anchors, 160 peers, 170 verify_result, 180 hold and retention, 190 key, 200 finding and
  * refused, 210 coverage, reads and export.
  */
@@ -73,6 +73,55 @@ export const F_PEER_AUTH: u32 = 23;
 export const F_ROUTE: u32 = 24;
 export const F_UPSTREAM_CLUSTER: u32 = 25;
 export const F_UPSTREAM_ADDRESS: u32 = 26;
+export const F_SOURCE_FORWARDED: u32 = 27;
+export const F_ORIGINAL_PATH: u32 = 28;
+export const F_ORIGINAL_AUTHORITY: u32 = 29;
+export const F_PATH_TEMPLATE: u32 = 30;
+export const F_PATH_VALUE: u32 = 31;
+export const F_QUERY_KEY: u32 = 32;
+export const F_CONTENT_TYPE: u32 = 33;
+export const F_ANSWERED_BY: u32 = 34;
+export const F_DIRECTION: u32 = 35;
+export const F_FILTER_CHAIN: u32 = 36;
+export const F_PEER_CERTIFICATE: u32 = 37;
+export const F_PEER_SUBJECT: u32 = 38;
+export const F_PEER_DNS: u32 = 39;
+export const F_LOCAL_PRINCIPAL: u32 = 40;
+export const F_USER_AUTH: u32 = 41;
+export const F_USER_ISSUER: u32 = 42;
+export const F_USER_SUBJECT: u32 = 43;
+export const F_USER_SUBJECT_HASH: u32 = 44;
+export const F_CLAIMED_PRINCIPAL: u32 = 45;
+export const F_AUTH_SCHEME: u32 = 46;
+export const F_DECISION: u32 = 47;
+export const F_DENIED_BY: u32 = 48;
+export const F_ALLOWED_BY: u32 = 49;
+export const F_POLICY: u32 = 50;
+export const F_POLICY_RULE: u32 = 51;
+export const F_SHADOW: u32 = 52;
+export const F_AUDIT: u32 = 53;
+export const F_TLS_VERSION: u32 = 54;
+export const F_SERVER_NAME: u32 = 55;
+export const F_ATTEMPTS: u32 = 56;
+export const F_UPSTREAM_PRINCIPAL: u32 = 57;
+export const F_UPSTREAM_CERTIFICATE: u32 = 58;
+export const F_UPSTREAM_TLS_VERSION: u32 = 59;
+export const F_UPSTREAM_FAILURE: u32 = 80;
+export const F_TRACE_ID: u32 = 81;
+export const F_SPAN_ID: u32 = 82;
+export const F_TRACE_FLAGS: u32 = 83;
+export const F_GRPC_STATUS: u32 = 84;
+export const F_REQUEST_HEADER: u32 = 85;
+export const F_REQUEST_HEADER_HASH: u32 = 86;
+export const F_REQUEST_HEADER_PRESENT: u32 = 87;
+export const F_RESPONSE_HEADER: u32 = 88;
+export const F_RESPONSE_HEADER_HASH: u32 = 89;
+export const F_RESPONSE_HEADER_PRESENT: u32 = 90;
+export const F_HASH_KEY: u32 = 91;
+
+// The rules in force: `open`, `config`.
+export const F_POLICY_DIGEST: u32 = 92;
+export const F_POLICY_NAME: u32 = 93;
 
 // `open`: what made the chain.
 export const F_FORMAT: u32 = 100;
@@ -136,9 +185,32 @@ export const F_REFUSED_DIGEST: u32 = 202;
 /** Field numbers whose value was cut to its limit. The last number of all, so that a writer knows it in time. */
 export const F_CUT: u32 = 2047;
 
-// Values of F_PEER_AUTH: how the peer's identity is known.
+// Values of F_PEER_AUTH and F_USER_AUTH: how an identity is known. A header alone is never more than claimed.
 export const PEER_NONE: u32 = 0;
 export const PEER_MTLS: u32 = 1;
+export const USER_JWT_VERIFIED: u32 = 2;
+export const USER_CLAIMED: u32 = 3;
+export const PEER_TUNNEL: u32 = 4;
+
+// Values of F_ANSWERED_BY.
+export const ANSWERED_BY_NOBODY: u32 = 0;
+export const ANSWERED_BY_UPSTREAM: u32 = 1;
+export const ANSWERED_BY_PROXY: u32 = 2;
+
+// Values of F_DECISION.
+export const DECISION_ALLOWED: u32 = 1;
+export const DECISION_DENIED: u32 = 2;
+export const DECISION_NOTHING_ALLOWED: u32 = 3;
+export const DECISION_ERROR: u32 = 4;
+
+// Values of F_DENIED_BY and F_ALLOWED_BY: the engine.
+export const ENGINE_RBAC: u32 = 1;
+export const ENGINE_EXT_AUTHZ: u32 = 2;
+export const ENGINE_JWT: u32 = 3;
+export const ENGINE_RATE_LIMIT: u32 = 4;
+export const ENGINE_MESHSEAL: u32 = 5;
+export const ENGINE_FAULT: u32 = 6;
+export const ENGINE_CSRF: u32 = 7;
 
 // Values of F_SENDER_AUTH: how the sender's name is known.
 export const SENDER_NONE: u32 = 0;
@@ -179,6 +251,25 @@ export const MAX_ADDRESS: u32 = 256;
 export const MAX_PRINCIPAL: u32 = 2048;
 export const MAX_NAME: u32 = 512;
 export const MAX_RECEIPT: u32 = 4096;
+export const MAX_CONTENT_TYPE: u32 = 128;
+export const MAX_SUBJECT: u32 = 1024;
+export const MAX_SCHEME: u32 = 32;
+export const MAX_TLS_VERSION: u32 = 16;
+export const MAX_SERVER_NAME: u32 = 256;
+export const MAX_HEADER: u32 = 4096;
+export const MAX_HASHED_HEADER: u32 = 256;
+export const MAX_KEY_NAME: u32 = 64;
+/** HMAC-SHA-256 in entries: its first 16 bytes. */
+export const HASH_BYTES: u32 = 16;
+export const TRACE_BYTES: u32 = 16;
+export const SPAN_BYTES: u32 = 8;
+// How often a repeated fact may stand in one entry.
+export const MAX_PATH_VALUES: u32 = 16;
+export const MAX_QUERY_KEYS: u32 = 32;
+export const MAX_ENGINES: u32 = 8;
+export const MAX_SHADOWS: u32 = 4;
+export const MAX_HEADERS: u32 = 32;
+export const MAX_POLICIES: u32 = 16;
 /** An ECDSA signature over P-256 in DER takes at most 72. */
 export const MAX_SIGNATURE: u32 = 128;
 /** Chains that one `open` can hint at. */
@@ -221,6 +312,7 @@ const ALL: u32 = 0x1fff03fe; // 1 to 9 and 16 to 28
 const REQUESTS: u32 = 0x1c; // request, request_start, connection
 const OPEN: u32 = 0x02;
 const GAP: u32 = 0x20;
+const CONFIG: u32 = 0x40;
 const HEARTBEAT: u32 = 0x80;
 const SIGNATURE: u32 = 0x100;
 /** heartbeat, close */
@@ -240,6 +332,14 @@ function bytes(number: u32, name: string, max: u32, kinds: u32): Field {
 
 function fixed(number: u32, name: string, length: u32, kinds: u32): Field {
   return new Field(number, name, TYPE_BYTES, length, length, 1, kinds);
+}
+
+function many(number: u32, name: string, max: u32, times: u32, kinds: u32): Field {
+  return new Field(number, name, TYPE_BYTES, 0, max, times, kinds);
+}
+
+function hashes(number: u32, name: string, times: u32, kinds: u32): Field {
+  return new Field(number, name, TYPE_BYTES, HASH_BYTES, HASH_BYTES, times, kinds);
 }
 
 /** Returns every field, in ascending order of number. A function, so that asc leaves it out of the module. */
@@ -271,6 +371,61 @@ export function fieldTable(): Field[] {
     bytes(F_ROUTE, "route", MAX_NAME, REQUESTS),
     bytes(F_UPSTREAM_CLUSTER, "upstream_cluster", MAX_NAME, REQUESTS),
     bytes(F_UPSTREAM_ADDRESS, "upstream_address", MAX_ADDRESS, REQUESTS),
+    uint(F_SOURCE_FORWARDED, "source_forwarded", REQUESTS),
+    bytes(F_ORIGINAL_PATH, "original_path", MAX_PATH, REQUESTS),
+    bytes(F_ORIGINAL_AUTHORITY, "original_authority", MAX_AUTHORITY, REQUESTS),
+    uint(F_PATH_TEMPLATE, "path_template", REQUESTS),
+    hashes(F_PATH_VALUE, "path_value", MAX_PATH_VALUES, REQUESTS),
+    many(F_QUERY_KEY, "query_key", MAX_KEY_NAME, MAX_QUERY_KEYS, REQUESTS),
+    bytes(F_CONTENT_TYPE, "content_type", MAX_CONTENT_TYPE, REQUESTS),
+    uint(F_ANSWERED_BY, "answered_by", REQUESTS),
+    uint(F_DIRECTION, "direction", REQUESTS),
+    bytes(F_FILTER_CHAIN, "filter_chain", MAX_NAME, REQUESTS),
+    fixed(F_PEER_CERTIFICATE, "peer_certificate", DIGEST_BYTES, REQUESTS),
+    bytes(F_PEER_SUBJECT, "peer_subject", MAX_SUBJECT, REQUESTS),
+    bytes(F_PEER_DNS, "peer_dns", MAX_NAME, REQUESTS),
+    bytes(F_LOCAL_PRINCIPAL, "local_principal", MAX_PRINCIPAL, REQUESTS),
+    uint(F_USER_AUTH, "user_auth", REQUESTS),
+    bytes(F_USER_ISSUER, "user_issuer", MAX_NAME, REQUESTS),
+    bytes(F_USER_SUBJECT, "user_subject", MAX_NAME, REQUESTS),
+    fixed(F_USER_SUBJECT_HASH, "user_subject_hash", HASH_BYTES, REQUESTS),
+    bytes(F_CLAIMED_PRINCIPAL, "claimed_principal", MAX_PRINCIPAL, REQUESTS),
+    bytes(F_AUTH_SCHEME, "auth_scheme", MAX_SCHEME, REQUESTS),
+    uint(F_DECISION, "decision", REQUESTS),
+    uint(F_DENIED_BY, "denied_by", REQUESTS),
+    new Field(F_ALLOWED_BY, "allowed_by", TYPE_UINT, 0, 0, MAX_ENGINES, REQUESTS),
+    bytes(F_POLICY, "policy", MAX_NAME, REQUESTS),
+    uint(F_POLICY_RULE, "policy_rule", REQUESTS),
+    many(F_SHADOW, "shadow", MAX_NAME, MAX_SHADOWS, REQUESTS),
+    uint(F_AUDIT, "audit", REQUESTS),
+    bytes(F_TLS_VERSION, "tls_version", MAX_TLS_VERSION, REQUESTS),
+    bytes(F_SERVER_NAME, "server_name", MAX_SERVER_NAME, REQUESTS),
+    uint(F_ATTEMPTS, "attempts", REQUESTS),
+    bytes(F_UPSTREAM_PRINCIPAL, "upstream_principal", MAX_PRINCIPAL, REQUESTS),
+    fixed(F_UPSTREAM_CERTIFICATE, "upstream_certificate", DIGEST_BYTES, REQUESTS),
+    bytes(F_UPSTREAM_TLS_VERSION, "upstream_tls_version", MAX_TLS_VERSION, REQUESTS),
+    bytes(F_UPSTREAM_FAILURE, "upstream_failure", MAX_NAME, REQUESTS),
+    fixed(F_TRACE_ID, "trace_id", TRACE_BYTES, REQUESTS),
+    fixed(F_SPAN_ID, "span_id", SPAN_BYTES, REQUESTS),
+    uint(F_TRACE_FLAGS, "trace_flags", REQUESTS),
+    uint(F_GRPC_STATUS, "grpc_status", REQUESTS),
+    many(F_REQUEST_HEADER, "request_header", MAX_HEADER, MAX_HEADERS, REQUESTS),
+    many(F_REQUEST_HEADER_HASH, "request_header_hash", MAX_HASHED_HEADER, MAX_HEADERS, REQUESTS),
+    many(F_REQUEST_HEADER_PRESENT, "request_header_present", MAX_KEY_NAME, MAX_HEADERS, REQUESTS),
+    many(F_RESPONSE_HEADER, "response_header", MAX_HEADER, MAX_HEADERS, REQUESTS),
+    many(F_RESPONSE_HEADER_HASH, "response_header_hash", MAX_HASHED_HEADER, MAX_HEADERS, REQUESTS),
+    many(F_RESPONSE_HEADER_PRESENT, "response_header_present", MAX_KEY_NAME, MAX_HEADERS, REQUESTS),
+    bytes(F_HASH_KEY, "hash_key", MAX_KEY_NAME, REQUESTS),
+    new Field(
+      F_POLICY_DIGEST,
+      "policy_digest",
+      TYPE_BYTES,
+      DIGEST_BYTES,
+      DIGEST_BYTES,
+      MAX_POLICIES,
+      OPEN | CONFIG,
+    ),
+    bytes(F_POLICY_NAME, "policy_name", MAX_NAME, CONFIG),
     uint(F_FORMAT, "format", OPEN),
     bytes(F_NODE_ID, "node_id", MAX_NAME, OPEN),
     bytes(F_NODE_CLUSTER, "node_cluster", MAX_NAME, OPEN),
@@ -280,7 +435,7 @@ export function fieldTable(): Field[] {
     bytes(F_PLUGIN, "plugin", MAX_NAME, OPEN),
     bytes(F_PRODUCER, "producer", MAX_NAME, OPEN),
     fixed(F_MODULE_DIGEST, "module_digest", DIGEST_BYTES, OPEN),
-    fixed(F_CONFIG_DIGEST, "config_digest", DIGEST_BYTES, OPEN),
+    fixed(F_CONFIG_DIGEST, "config_digest", DIGEST_BYTES, OPEN | CONFIG),
     bytes(F_KEY_ID, "key_id", MAX_NAME, OPEN),
     uint(F_HEARTBEAT_MS, "heartbeat_ms", OPEN),
     new Field(F_HINT, "hint", TYPE_BYTES, CHAIN_BYTES, CHAIN_BYTES, MAX_HINTS, OPEN),
