@@ -13,3 +13,14 @@ export function spread(figures: readonly number[]): string {
   const [least, most] = [Math.min(...figures), Math.max(...figures)];
   return `${median(figures).toFixed(1)} (${least.toFixed(1)} to ${most.toFixed(1)})`;
 }
+
+/** Returns the least and the most, NaN of nothing. */
+export function spreadOf(figures: readonly number[]): [number, number] {
+  if (figures.length === 0) return [Number.NaN, Number.NaN];
+  return [Math.min(...figures), Math.max(...figures)];
+}
+
+/** Returns the figure below which `share` of the sorted figures lie. */
+export function percentile(sorted: readonly number[], share: number): number {
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
+}
