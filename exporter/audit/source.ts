@@ -1,7 +1,6 @@
 /** Where verify reads a log from: a directory or a URL. Everything read is attacker-controlled, so every size has a limit. */
 import { lstat, open, readdir } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
-import { request } from "undici";
 import { codeOf } from "../errors.ts";
 
 /** The log cannot be read: says nothing about what it holds. */
@@ -65,6 +64,7 @@ function urlSource(base: string): Source {
   return {
     read: async (path, limit) => {
       const url = `${base}/${path}`;
+      const { request } = await import("undici");
       try {
         const answer = await request(url, { headersTimeout: TIMEOUT_MS, bodyTimeout: TIMEOUT_MS });
         if (answer.statusCode !== 200) {

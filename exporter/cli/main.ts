@@ -1,21 +1,25 @@
 /** The `meshseal` command: one file a subcommand, and the exit codes that all share. */
 import { Command, CommanderError } from "commander";
 import { MeshsealError } from "../errors.ts";
-import { doctorCommand } from "./doctor.ts";
-import { keygenCommand } from "./keygen.ts";
-import { serveCommand } from "./serve.ts";
-import { showCommand } from "./show.ts";
-import { verifyCommand } from "./verify.ts";
 
 /** EX_USAGE of sysexits(3). */
 const USAGE = 64;
 
+/** Only the command that is asked for is loaded: most need neither HTTP server nor index. */
+const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
+  serve: async () => (await import("./serve.ts")).serveCommand(),
+  verify: async () => (await import("./verify.ts")).verifyCommand(),
+  show: async () => (await import("./show.ts")).showCommand(),
+  doctor: async () => (await import("./doctor.ts")).doctorCommand(),
+  keygen: async () => (await import("./keygen.ts")).keygenCommand(),
+};
+
 const program = new Command("meshseal")
   .description("Immutable audit logs for a service mesh, made inside Envoy and verifiable offline.")
   .version("0.1.0");
-const commands = [serveCommand(), verifyCommand(), showCommand(), keygenCommand(), doctorCommand()];
-for (const command of commands) {
-  program.addCommand(command.exitOverride().showHelpAfterError());
+const asked = COMMANDS[process.argv[2] ?? ""];
+for (const load of asked === undefined ? Object.values(COMMANDS) : [asked]) {
+  program.addCommand((await load()).exitOverride().showHelpAfterError());
 }
 program.exitOverride().showHelpAfterError();
 

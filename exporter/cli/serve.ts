@@ -1,7 +1,6 @@
 /** `meshseal serve` */
 import { Command } from "commander";
 import { readSettings } from "../config.ts";
-import { serve } from "../main.ts";
 
 export function serveCommand(): Command {
   return new Command("serve")
@@ -42,6 +41,7 @@ export function serveCommand(): Command {
       "\nEach setting can stand in the environment: --checkpoint-ms is MESHSEAL_CHECKPOINT_MS.\n\nExample:\n  meshseal serve --data ./meshseal-data",
     )
     .action(async (flags: Record<string, unknown>) => {
+      const { serve } = await import("../main.ts");
       process.exitCode = await serve(readSettings(flags, process.env));
     });
 }

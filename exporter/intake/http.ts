@@ -137,18 +137,23 @@ export function createHttp(options: HttpOptions): FastifyInstance {
         keyGenerator: (request) => sender(request).name || request.ip,
       });
     }
-    batches.post(BATCH_PATH, { config: { role: "write" } }, async (request, reply) => {
-      if (!Buffer.isBuffer(request.body)) {
-        return reply.code(415).send({ code: "error", message: `the body must be ${BATCH_TYPE}` });
-      }
-      const stop = metrics.receiptSeconds.startTimer();
-      const answer: Answer = await intake.accept(request.body, sender(request));
-      if ("refusal" in answer) return refuse(reply, answer);
-      stop();
-      metrics.batches.inc({ outcome: "receipted" });
-      metrics.entries.inc({ outcome: "added" }, answer.added);
-      metrics.entries.inc({ outcome: "skipped" }, answer.skipped);
-      return reply.header(RECEIPT_HEADER, Buffer.from(answer.receipt).toString("base64")).send("");
+    // After the limit is in place: it adds itself to the routes that come later.
+    batches.after(() => {
+      batches.post(BATCH_PATH, { config: { role: "write" } }, async (request, reply) => {
+        if (!Buffer.isBuffer(request.body)) {
+          return reply.code(415).send({ code: "error", message: `the body must be ${BATCH_TYPE}` });
+        }
+        const stop = metrics.receiptSeconds.startTimer();
+        const answer: Answer = await intake.accept(request.body, sender(request));
+        if ("refusal" in answer) return refuse(reply, answer);
+        stop();
+        metrics.batches.inc({ outcome: "receipted" });
+        metrics.entries.inc({ outcome: "added" }, answer.added);
+        metrics.entries.inc({ outcome: "skipped" }, answer.skipped);
+        return reply
+          .header(RECEIPT_HEADER, Buffer.from(answer.receipt).toString("base64"))
+          .send("");
+      });
     });
     done();
   });
