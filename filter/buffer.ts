@@ -3,10 +3,11 @@
  * there is always room for a batch's header, so that a batch is sent from where it lies.
  */
 import { MAX_RECEIPT } from "../record/fields";
-import { BATCH_HEADER_BYTES } from "../record/wire";
+import { BATCH_HEADER_BYTES, BATCH_MAC_BYTES } from "../record/wire";
 
-/** Bytes in front of the first entry: header and receipt. */
-export const HEADROOM: usize = ((BATCH_HEADER_BYTES + MAX_RECEIPT + 15) & ~15) as usize;
+/** Bytes in front of the first entry: header, receipt and MAC. */
+export const HEADROOM: usize = ((BATCH_HEADER_BYTES + MAX_RECEIPT + BATCH_MAC_BYTES + 15) &
+  ~15) as usize;
 
 /** Kept free for entries that are not requests: a gap, a heartbeat, an open. */
 const RESERVE: usize = 16_384;
@@ -47,6 +48,11 @@ export function hasRoom(bytes: usize, isRequest: bool): bool {
     start = base + HEADROOM;
   }
   return true;
+}
+
+/** What the buffer has for entries, in bytes. */
+export function size(): usize {
+  return capacity === 0 ? 0 : capacity - HEADROOM - RESERVE;
 }
 
 /** The entry that was written behind `end` ends at `to`. */

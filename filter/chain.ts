@@ -10,12 +10,16 @@ import {
   F_CHAIN,
   F_CONFIG,
   F_CONFIG_DIGEST,
+  F_DELIVERY,
   F_FORMAT,
   F_GAP_CAUSE,
   F_GAP_COUNT,
   F_GAP_FROM,
   F_GAP_TO,
   F_HEARTBEAT_MS,
+  F_HINT,
+  F_HINT_SEQ,
+  F_KEY_ID,
   F_KIND,
   F_MODULE_DIGEST,
   F_NAMESPACE,
@@ -28,25 +32,41 @@ import {
   F_RECEIPT,
   F_SALT,
   F_SEQ,
+  F_SIGN_KEY,
+  F_SIGNATURE,
+  F_STREAMS,
+  F_STREAMS_MISSED,
+  F_STREAMS_REFUSED,
+  F_STREAMS_WRITTEN,
   F_TIME,
   F_WORKLOAD,
   FORMAT_VERSION,
+  GAP_BEST_EFFORT,
   GAP_BUFFER_FULL,
+  GAP_HOST_FAILED,
+  KIND_CLOSE,
   KIND_GAP,
   KIND_HEARTBEAT,
   KIND_OPEN,
+  KIND_REQUEST,
+  KIND_SIGNATURE,
   MAX_NAME,
   MAX_RECEIPT,
+  MAX_SIGNATURE,
   SALT_BYTES,
 } from "../record/fields";
 import { ENTRY_PREFIX_BYTES } from "../record/wire";
 import * as buffer from "./buffer";
 import { Config } from "./config";
+import * as delivery from "./delivery";
 import { beginEntry, ENVELOPE_BYTES, endEntry, FIELD_BYTES, putBytes, putUint } from "./entry";
+import { Key } from "./hmac";
 import * as host from "./host";
 import { Text } from "./host";
 import * as metrics from "./metrics";
+import * as register from "./register";
 import { sha256 } from "./sha256";
+import * as signer from "./signer";
 
 export const ID: usize = memory.data(16, 16);
 export const HEAD: usize = memory.data(32, 16);
@@ -69,10 +89,23 @@ let settings: Config = new Config();
 let lastTime: u64 = 0;
 let lastHeartbeat: u64 = 0;
 
-// Requests that were seen and not written, waiting to be chained as a gap.
-let gapCount: u64 = 0;
-let gapFrom: u64 = 0;
-let gapTo: u64 = 0;
+/** Requests that were seen and not written, waiting to be chained as a gap: all, and by cause. */
+export let gapCount: u64 = 0;
+const CAUSES: i32 = 4;
+const GAP_COUNT: StaticArray<u64> = new StaticArray<u64>(CAUSES);
+const GAP_FROM: StaticArray<u64> = new StaticArray<u64>(CAUSES);
+const GAP_TO: StaticArray<u64> = new StaticArray<u64>(CAUSES);
+/** Why the last entry that was tried could not be begun. */
+let cause: i32 = GAP_BUFFER_FULL as i32;
+
+// Requests whose end was seen, by what became of them.
+let streamsWritten: u64 = 0;
+let streamsMissed: u64 = 0;
+let streamsRefused: u64 = 0;
+
+/** Entries since the last signature. */
+let unsigned: u64 = 0;
+let lastKind: u32 = 0;
 
 // What the next `open` says of the chain before it.
 const OLD_ID: usize = memory.data(16, 16);
@@ -93,8 +126,10 @@ const WORKLOAD = new Text("xds\0node\0metadata\0WORKLOAD_NAME");
 const PLUGIN = new Text("plugin_name");
 const PRODUCER = new Text("meshseal-filter/0.1.0");
 
+const MAX_UINT: u64 = 0x1f_ffff_ffff_ffff;
 const OPEN_BYTES: usize = 16_000;
 const GAP_BYTES: usize = (ENVELOPE_BYTES + 4 * FIELD_BYTES) as usize;
+const COUNTS_BYTES: usize = (4 * FIELD_BYTES) as usize;
 
 /** Takes up a configuration; its digest is in CONFIG_DIGEST already. */
 export function configure(config: Config): void {
@@ -125,11 +160,14 @@ export function time(): u64 {
  */
 function begin(kind: u32, bytes: usize, now: u64, isRequest: bool): bool {
   const room = (ENTRY_PREFIX_BYTES as usize) + ENVELOPE_BYTES + bytes;
+  cause = GAP_BUFFER_FULL as i32;
   if (!buffer.hasRoom(room, isRequest)) return false;
   if (saltAt >= SALTS_BYTES) {
+    cause = GAP_HOST_FAILED as i32;
     if (!host.random(SALTS, SALTS_BYTES)) return false;
     saltAt = 0;
   }
+  lastKind = kind;
   beginEntry(buffer.end + ENTRY_PREFIX_BYTES);
   putUint(F_KIND, kind);
   putBytes(F_CHAIN, ID, CHAIN_BYTES, CHAIN_BYTES);
@@ -152,34 +190,57 @@ export function finish(): void {
   store<u8>(buffer.end + 2, 0);
   sha256(from - 1, bytes + 1, HEAD);
   metrics.bufferedBytes.add((to - buffer.end) as i64);
+  metrics.bytes.add(bytes as i64);
   metrics.entries.add(1);
+  // At once where all was receipted, so that the stats never say that nothing waits while something does.
+  if (buffer.heldBytes() === 0) metrics.entries.flush();
   buffer.keep(to);
   nextSeq++;
+  unsigned++;
+  if (lastKind === KIND_REQUEST) streamsWritten++;
 }
 
 /** Begins the entry of a request, after opening the chain and chaining a gap where needed. False: it cannot be written. */
 export function beginRequest(kind: u32, bytes: usize, now: u64): bool {
   if (!ensureOpen(now)) return false;
+  if (delivery.givesWay()) {
+    cause = GAP_BEST_EFFORT as i32;
+    return false;
+  }
   if (gapCount > 0) {
     // Only together with the request that shows that there is room again: a gap for each request would fill the buffer.
-    const room = (ENTRY_PREFIX_BYTES as usize) + ENVELOPE_BYTES + bytes + GAP_BYTES;
-    if (!buffer.hasRoom(room, true) || !writeGap(now)) return false;
+    const room = (ENTRY_PREFIX_BYTES as usize) + ENVELOPE_BYTES + bytes + 3 * GAP_BYTES;
+    cause = GAP_BUFFER_FULL as i32;
+    if (!buffer.hasRoom(room, true) || !writeGaps(now)) return false;
   }
   return begin(kind, bytes, now, true);
 }
 
-/** Counts a request that could not be written. */
+/** Counts a request that could not be written, for the reason that beginRequest met. */
 export function miss(now: u64): void {
-  if (gapCount === 0) gapFrom = now;
-  gapTo = now;
+  if (unchecked(GAP_COUNT[cause]) === 0) unchecked((GAP_FROM[cause] = now));
+  unchecked((GAP_TO[cause] = now));
+  unchecked(GAP_COUNT[cause]++);
   gapCount++;
+  streamsMissed++;
   metrics.gapRequests.add(1);
+  if (cause === (GAP_BUFFER_FULL as i32)) metrics.gapBufferFull.add(1);
+  else if (cause === (GAP_HOST_FAILED as i32)) metrics.gapHostFailed.add(1);
+  else metrics.gapBestEffort.add(1);
+}
+
+/** Counts a request that `enforced` delivery refused. Its entry is made like any other's. */
+export function refused(): void {
+  streamsRefused++;
+  metrics.enforcedRefusals.add(1);
 }
 
 /** Opens the chain if it is not. False where there is no room or no randomness. */
 export function ensureOpen(now: u64): bool {
   if (isOpen) return true;
+  cause = GAP_HOST_FAILED as i32;
   if (buffer.start === 0 || !host.random(ID, CHAIN_BYTES)) return false;
+  register.read();
   memory.fill(HEAD, 0, DIGEST_BYTES);
   memory.fill(RECEIPTED_HEAD, 0, DIGEST_BYTES);
   nextSeq = 0;
@@ -197,7 +258,13 @@ export function ensureOpen(now: u64): bool {
   if (settings.moduleDigest !== "")
     putBytes(F_MODULE_DIGEST, MODULE_DIGEST, DIGEST_BYTES, DIGEST_BYTES);
   putBytes(F_CONFIG_DIGEST, CONFIG_DIGEST, DIGEST_BYTES, DIGEST_BYTES);
+  if (signer.batchKey !== null) {
+    const id = (signer.batchKey as Key).id;
+    putBytes(F_KEY_ID, id.at, id.bytes, MAX_NAME);
+  }
   putUint(F_HEARTBEAT_MS, settings.heartbeatMs);
+  for (let i: usize = 0; i < register.count; i++)
+    putBytes(F_HINT, register.idAt(i), CHAIN_BYTES, CHAIN_BYTES);
   if (oldCause !== 0) {
     putBytes(F_ABANDONED_CHAIN, OLD_ID, CHAIN_BYTES, CHAIN_BYTES);
     putUint(F_ABANDONED_SEQ, oldSeq);
@@ -205,8 +272,13 @@ export function ensureOpen(now: u64): bool {
     putUint(F_ABANDONED_CAUSE, oldCause);
     putUint(F_ABANDONED_COUNT, oldCount);
   }
+  if (signer.canSign) putBytes(F_SIGN_KEY, signer.keyId.at, signer.keyId.bytes, MAX_NAME);
+  for (let i: usize = 0; i < register.count; i++)
+    putUint(F_HINT_SEQ, min(register.nextSeqAt(i), MAX_UINT));
+  putUint(F_DELIVERY, delivery.plugin);
   oldCause = 0;
   finish();
+  unsigned = 1;
   isOpen = true;
   lastHeartbeat = now;
   metrics.chains.add(1);
@@ -217,26 +289,80 @@ function putProperty(number: u32, path: Text): void {
   if (host.property(path.at, path.bytes)) putBytes(number, host.data, host.size as u32, MAX_NAME);
 }
 
-function writeGap(now: u64): bool {
-  if (!begin(KIND_GAP, GAP_BYTES, now, false)) return false;
-  putUint(F_GAP_COUNT, gapCount);
-  putUint(F_GAP_FROM, gapFrom);
-  putUint(F_GAP_TO, gapTo);
-  putUint(F_GAP_CAUSE, GAP_BUFFER_FULL);
-  finish();
-  gapCount = 0;
+/** Chains what was missed, an entry a cause. */
+function writeGaps(now: u64): bool {
+  for (let i = 1; i < CAUSES; i++) {
+    const count = unchecked(GAP_COUNT[i]);
+    if (count === 0) continue;
+    if (!begin(KIND_GAP, GAP_BYTES, now, false)) return false;
+    putUint(F_GAP_COUNT, count);
+    putUint(F_GAP_FROM, unchecked(GAP_FROM[i]));
+    putUint(F_GAP_TO, unchecked(GAP_TO[i]));
+    putUint(F_GAP_CAUSE, i);
+    finish();
+    gapCount -= count;
+    unchecked((GAP_COUNT[i] = 0));
+  }
   return true;
 }
 
 /** At each tick: opens the chain, chains a gap when the buffer has drained, writes the heartbeat when it is due. */
 export function tick(now: u64): void {
   if (!ensureOpen(now)) return;
-  if (gapCount > 0 && buffer.hasRoom(GAP_BYTES + OPEN_BYTES, true)) writeGap(now);
+  if (gapCount > 0 && buffer.hasRoom(3 * GAP_BYTES + OPEN_BYTES, true)) writeGaps(now);
+  register.note(ID, nextSeq, firstSeq, HEAD, now, false);
   if (now - lastHeartbeat < (settings.heartbeatMs as u64) * 1000) return;
-  if (!begin(KIND_HEARTBEAT, (MAX_RECEIPT + FIELD_BYTES) as usize, now, false)) return;
+  const room = (MAX_RECEIPT + FIELD_BYTES) as usize;
+  if (!begin(KIND_HEARTBEAT, room + COUNTS_BYTES, now, false)) return;
   if (receiptBytes > 0) putBytes(F_RECEIPT, RECEIPT, receiptBytes, MAX_RECEIPT);
+  putStreams();
   finish();
   lastHeartbeat = now;
+}
+
+/** How many requests ended, and what became of them: for comparison with Envoy's own counters. */
+function putStreams(): void {
+  putUint(F_STREAMS, streamsWritten + streamsMissed);
+  putUint(F_STREAMS_WRITTEN, streamsWritten);
+  putUint(F_STREAMS_MISSED, streamsMissed);
+  putUint(F_STREAMS_REFUSED, streamsRefused);
+}
+
+/** Signs the head, where the host can and something came since the last time. FORMAT.md section 4.8. */
+export function sign(now: u64): void {
+  if (!signer.canSign || !isOpen || unsigned === 0) return;
+  const bytes = signer.signHead(ID, nextSeq - 1, HEAD);
+  if (bytes === 0 || !begin(KIND_SIGNATURE, (MAX_SIGNATURE + FIELD_BYTES) as usize, now, false))
+    return;
+  putBytes(F_SIGNATURE, signer.signatureAt, bytes, MAX_SIGNATURE);
+  finish();
+  unsigned = 0;
+  metrics.signatures.add(1);
+}
+
+/** The last entry of all, where it can still be brought home: gaps and counts, then `close`. */
+export function close(now: u64): void {
+  if (!isOpen) return;
+  if (gapCount > 0) writeGaps(now);
+  if (!begin(KIND_CLOSE, COUNTS_BYTES, now, false)) return;
+  putStreams();
+  finish();
+}
+
+/** When the oldest entry that no receipt covers was made, in microseconds; 0 where there is none. */
+export function oldestTime(): u64 {
+  if (buffer.heldBytes() === 0) return 0;
+  // The envelope has one form: kind 2 bytes, chain 18, then seq, then prev 34, then time. FORMAT.md section 2.
+  let at = buffer.start + ENTRY_PREFIX_BYTES + 2 + 18 + 1;
+  while (load<u8>(at++) > 127) {}
+  at += 34 + 1;
+  let value: u64 = 0;
+  for (let shift: u64 = 0; shift < 63; shift += 7) {
+    const byte = load<u8>(at++);
+    value |= ((byte & 127) as u64) << shift;
+    if (byte < 128) break;
+  }
+  return value;
 }
 
 /** A receipt covers everything before `seq`, which begins at `to`; `head` is the digest of the entry before it. */
@@ -250,45 +376,24 @@ export function receipted(seq: u64, to: usize, head: usize, note: usize, bytes: 
   buffer.free(to);
 }
 
+/** The first `count` entries, up to `to`, stand in Envoy's log: what can still be done for them. */
+export function spilled(count: u32, to: usize): void {
+  metrics.bufferedBytes.add(-((to - buffer.start) as i64));
+  firstSeq += count;
+  buffer.free(to);
+}
+
 /** Gives the chain up: the exporter refused it for good. The next entry opens another, which names this one. */
-export function abandon(cause: u32): void {
-  seal("abandoned");
+export function abandon(cause: u32, now: u64): void {
   oldCause = cause;
   oldSeq = firstSeq;
   oldCount = nextSeq - firstSeq;
   memory.copy(OLD_ID, ID, CHAIN_BYTES);
   memory.copy(OLD_HEAD, RECEIPTED_HEAD, DIGEST_BYTES);
+  // Its row goes: the next `open` names it, and says more.
+  register.note(ID, nextSeq, nextSeq, HEAD, now, true);
   metrics.lostEntries.add(oldCount as i64);
   metrics.bufferedBytes.add(-(buffer.heldBytes() as i64));
   buffer.clear();
   isOpen = false;
-}
-
-/** The chain's last word, in Envoy's log: what can still be said when nothing can be sent. */
-export function seal(why: string): void {
-  if (!isOpen) return;
-  host.log(
-    host.WARN,
-    "meshseal " +
-      why +
-      " chain=" +
-      hex(ID, CHAIN_BYTES) +
-      " seq=" +
-      (nextSeq - 1).toString() +
-      " head=" +
-      hex(HEAD, DIGEST_BYTES) +
-      " unreceipted=" +
-      (nextSeq - firstSeq).toString() +
-      " missed=" +
-      gapCount.toString(),
-  );
-}
-
-function hex(from: usize, bytes: u32): string {
-  let digits = "";
-  for (let i: u32 = 0; i < bytes; i++) {
-    const byte = load<u8>(from + i);
-    digits += ((byte >> 4) as u32).toString(16) + ((byte & 15) as u32).toString(16);
-  }
-  return digits;
 }

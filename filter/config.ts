@@ -1,4 +1,7 @@
 /** The plugin's configuration: one flat JSON object, strictly. A bad one is refused with a sentence, and Envoy keeps the old. */
+import { modeOf } from "./delivery";
+import { environment } from "./environment";
+import { KEY_FORM, Key, readKey } from "./hmac";
 import { data, size } from "./host";
 
 export class Config {
@@ -10,6 +13,13 @@ export class Config {
   timeoutMs: u32 = 5000;
   heartbeatMs: u32 = 60_000;
   delivery: string = "bounded-loss";
+  enforceMs: u32 = 10_000;
+  /** Of the MAC over batches, or null. */
+  batchKey: Key | null = null;
+  /** A PEM, or "". */
+  signKey: string = "";
+  signKeyId: string = "";
+  spill: bool = false;
   /** 64 hex digits, or "". */
   moduleDigest: string = "";
 }
@@ -45,6 +55,9 @@ export function parseConfig(): Config | null {
       if (!eat(0x2c)) return fail("a comma or } must follow the value of " + key);
     }
   }
+  if (config.signKey !== "" && config.signKeyId === "") {
+    return fail("signKeyEnv: needs a signKeyId, by which verifiers find the public key");
+  }
   space();
   if (at !== (size as u32)) return fail("something follows the JSON object");
   if (config.bufferBytes < 2 * config.batchBytes) {
@@ -68,10 +81,19 @@ function set(config: Config, key: string): bool {
   else if (key === "authority") config.authority = named(key);
   else if (key === "delivery") {
     config.delivery = text();
-    if (problem === "" && config.delivery !== "bounded-loss") {
-      problem = 'delivery: "' + config.delivery + '" is not allowed: "bounded-loss" is';
+    if (problem === "" && modeOf(config.delivery) === 0) {
+      problem =
+        'delivery: "' +
+        config.delivery +
+        '" is not allowed: "enforced", "bounded-loss" and "best-effort" are';
     }
-  } else if (key === "moduleDigest") {
+  } else if (key === "enforceMs") config.enforceMs = number(key, 100, 600_000);
+  else if (key === "spill") config.spill = boolean(key);
+  else if (key === "batchKey") config.batchKey = secret(key, text());
+  else if (key === "batchKeyEnv") config.batchKey = secret(key, variable(key));
+  else if (key === "signKeyEnv") config.signKey = variable(key);
+  else if (key === "signKeyId") config.signKeyId = named(key);
+  else if (key === "moduleDigest") {
     config.moduleDigest = text();
     if (problem === "" && !isDigest(config.moduleDigest)) {
       problem = 'moduleDigest: "' + config.moduleDigest + '" is not 64 lower-case hex digits';
@@ -79,9 +101,44 @@ function set(config: Config, key: string): bool {
   } else {
     problem =
       key +
-      ": unknown key; known are cluster, authority, tickMs, batchBytes, bufferBytes, timeoutMs, heartbeatMs, delivery, moduleDigest";
+      ": unknown key; known are cluster, authority, tickMs, batchBytes, bufferBytes, timeoutMs, heartbeatMs, delivery, moduleDigest, enforceMs, spill, batchKey, batchKeyEnv, signKeyEnv, signKeyId";
   }
   return problem === "";
+}
+
+function secret(key: string, value: string): Key | null {
+  if (problem !== "") return null;
+  const found = readKey(value);
+  if (found === null) problem = key + ": is not " + KEY_FORM;
+  return found;
+}
+
+/** The value of an environment variable that the configuration names: it must be there. */
+function variable(key: string): string {
+  const name = named(key);
+  if (problem !== "") return "";
+  const value = environment(name);
+  if (value === null) {
+    problem = key + ": the host gives no environment variable " + name;
+    return "";
+  }
+  return value;
+}
+
+function boolean(key: string): bool {
+  if (word("true")) return true;
+  if (!word("false")) problem = key + ": is neither true nor false";
+  return false;
+}
+
+function word(expected: string): bool {
+  const bytes = expected.length as u32;
+  if (at + bytes > (size as u32)) return false;
+  for (let i: u32 = 0; i < bytes; i++) {
+    if (load<u8>(data + at + i) !== (expected.charCodeAt(i) as u8)) return false;
+  }
+  at += bytes;
+  return true;
 }
 
 function isDigest(value: string): bool {

@@ -22,6 +22,7 @@ export const BATCH_COUNT_AT: u32 = 28;
 export const BATCH_RECEIPT_BYTES_AT: u32 = 32;
 export const BATCH_MAC_BYTES_AT: u32 = 34;
 export const BATCH_HEADER_BYTES: u32 = 36;
+export const BATCH_MAC_BYTES: u32 = 32;
 
 /** A whole batch, in bytes. */
 export const MAX_BATCH_BYTES: u32 = 1_048_576;
@@ -51,3 +52,21 @@ export const REFUSED_HOLE: string = "hole"; // 409
 // Can help later.
 export const REFUSED_FORBIDDEN: string = "forbidden"; // 403
 export const REFUSED_BUSY: string = "busy"; // 429, 503
+// The MAC is missing, wrong, or of a key that the log does not know: an operator can mend that.
+export const REFUSED_UNAUTHENTICATED: string = "unauthenticated"; // 401
+
+/** On a batch whose MAC is to be checked: the id of its key. */
+export const KEY_ID_HEADER: string = "meshseal-key-id";
+
+/** On a 200 to a batch with a MAC: the MAC of the receipt, in base64. Without TLS a forged 200 would free buffers. */
+export const RECEIPT_MAC_HEADER: string = "meshseal-receipt-mac";
+
+/** On a batch that `meshseal recover` brings home out of an Envoy's log. */
+export const RECOVERED_HEADER: string = "meshseal-recovered";
+
+// Labels keep MACs and signatures of one purpose from being used for another. FORMAT.md sections 4.7 to 4.9.
+export const MAC_LABEL_BATCH: string = "meshseal/v1/batch";
+export const MAC_LABEL_RECEIPT: string = "meshseal/v1/receipt";
+export const MAC_LABEL_SEAL: string = "meshseal/v1/seal";
+export const HEAD_LABEL: string = "meshseal/v1/head";
+export const SEAL_LABEL: string = "meshseal/v1/seal";

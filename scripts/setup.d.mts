@@ -2,4 +2,5 @@
 export const ROOT: string;
 export function fail(sentence: string): never;
 export function installPackages(): void;
+export const MODULES: Readonly<Record<string, string>>;
 export function buildFilter(): void;

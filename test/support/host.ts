@@ -2,7 +2,7 @@
  * A Proxy-Wasm host for the built filter: what Envoy does, as far as the filter uses it, with the faults a test wants.
  * It never says OK without filling what it was asked for.
  */
-import { randomFillSync } from "node:crypto";
+import { createSign, randomFillSync } from "node:crypto";
 import { readFileSync } from "node:fs";
 
 type Exports = { memory: { buffer: ArrayBuffer } } & Record<string, (...args: number[]) => number>;
@@ -19,7 +19,35 @@ const OK = 0;
 const NOT_FOUND = 1;
 const BAD_ARGUMENT = 2;
 const INTERNAL_FAILURE = 10;
+const CAS_MISMATCH = 8;
 const ROOT = 1;
+
+/** Signed as Envoy 1.40 does it: source/extensions/common/wasm/ext/sign.proto. */
+function signP256(argument: Buffer): Buffer {
+  const fields = new Map<number, Buffer>();
+  for (let at = 0; at < argument.length; ) {
+    const number = (argument[at++] ?? 0) >> 3;
+    let length = 0;
+    for (let shift = 0, more = true; more; shift += 7) {
+      const byte = argument[at++] ?? 0;
+      length |= (byte & 127) << shift;
+      more = byte > 127;
+    }
+    fields.set(number, argument.subarray(at, at + length));
+    at += length;
+  }
+  const text = fields.get(3) ?? Buffer.alloc(0);
+  const pem = (fields.get(4) ?? "").toString();
+  const signature = createSign("sha256").update(text).sign(pem);
+  return Buffer.concat([Buffer.of(0x08, 1, 0x12, signature.length), signature]);
+}
+
+export type HostOptions = {
+  readonly module?: string;
+  readonly environment?: Readonly<Record<string, string>>;
+  /** The shared data of the process, so that several hosts can have one. */
+  readonly shared?: Map<string, { value: Buffer; cas: number }>;
+};
 
 export class Host {
   readonly calls: Call[] = [];
@@ -30,7 +58,14 @@ export class Host {
   isRandomBroken = false;
   isExpressionBroken = false;
   callStatus = 0;
+  hasSign = true;
+  /** Asked before each host call: a status other than 0 is what the call returns, having done nothing. */
+  fault: (name: string) => number = (): number => OK;
+  /** What `send_local_response` was given for the current stream, if it was called. */
+  refusal: { status: number; details: string } | null = null;
 
+  readonly #shared: Map<string, { value: Buffer; cas: number }>;
+  readonly #environment: readonly Buffer[];
   readonly #exports: Exports;
   #stream: Stream = { attributes: {}, headers: [] };
   #answer: readonly (readonly [string, string])[] = [];
@@ -39,13 +74,20 @@ export class Host {
   #metricNames: string[] = [];
   #tokens = 0;
 
-  private constructor(exports: Exports) {
+  private constructor(exports: Exports, options: HostOptions) {
     this.#exports = exports;
+    this.#shared = options.shared ?? new Map();
+    this.#environment = Object.entries(options.environment ?? {}).map(([key, value]) =>
+      Buffer.from(`${key}=${value}\0`),
+    );
   }
 
-  /** Instantiates build/filter.wasm and configures it. `isAccepted` says what it made of the configuration. */
-  static async start(configuration = "{}"): Promise<{ host: Host; isAccepted: boolean }> {
-    const module = await WebAssembly.compile(readFileSync("build/filter.wasm"));
+  /** Instantiates a module and configures it. `isAccepted` says what it made of the configuration. */
+  static async start(
+    configuration = "{}",
+    options: HostOptions = {},
+  ): Promise<{ host: Host; isAccepted: boolean }> {
+    const module = await WebAssembly.compile(readFileSync(options.module ?? "build/filter.wasm"));
     let host: Host | undefined;
     const imports: Record<string, Record<string, (...args: never[]) => unknown>> = {};
     for (const { module: from, name } of WebAssembly.Module.imports(module)) {
@@ -57,7 +99,7 @@ export class Host {
       };
     }
     const instance = await WebAssembly.instantiate(module, imports);
-    host = new Host(instance.exports as Exports);
+    host = new Host(instance.exports as Exports, options);
     host.#run("_initialize");
     host.#run("proxy_on_context_create", ROOT, 0);
     host.#run("proxy_on_vm_start", ROOT, 0);
@@ -72,9 +114,10 @@ export class Host {
     return this.metrics.get(`meshseal_${name}`) ?? 0;
   }
 
-  configure(configuration: string): boolean {
+  /** Configures a root: another number than before is a new one, as after an update. */
+  configure(configuration: string, root: number = ROOT): boolean {
     this.#configuration = Buffer.from(configuration);
-    return this.#run("proxy_on_configure", ROOT, this.#configuration.length) === 1;
+    return this.#run("proxy_on_configure", root, this.#configuration.length) === 1;
   }
 
   /** One request, from its first byte to its log. */
@@ -83,10 +126,17 @@ export class Host {
     this.#run("proxy_on_log", 2);
   }
 
-  tick(milliseconds = 250): void {
+  /** The headers of a request. Returns whether it may go on. */
+  requestHeaders(stream: Stream): boolean {
+    this.#stream = stream;
+    this.refusal = null;
+    return this.#run("proxy_on_request_headers", 2, stream.headers.length, 1) === 0;
+  }
+
+  tick(milliseconds = 250, root: number = ROOT): void {
     this.clock += BigInt(milliseconds) * 1_000_000n;
     this.#stream = { attributes: {}, headers: [] };
-    this.#run("proxy_on_tick", ROOT);
+    this.#run("proxy_on_tick", root);
   }
 
   /** Answers a call. No headers: the call failed. */
@@ -95,8 +145,8 @@ export class Host {
     this.#run("proxy_on_http_call_response", ROOT, call.token, headers.length, 0, 0);
   }
 
-  done(): void {
-    this.#run("proxy_on_done", ROOT);
+  done(root: number = ROOT): void {
+    this.#run("proxy_on_done", root);
   }
 
   #run(name: string, ...args: number[]): number {
@@ -140,6 +190,8 @@ export class Host {
 
   #call(name: string, args: readonly number[]): number {
     const [a = 0, b = 0, c = 0, d = 0, e = 0, g = 0] = args;
+    const fault = this.fault(name);
+    if (fault !== OK) return fault;
     switch (name) {
       case "proxy_log":
         this.logs.push(this.#bytes(b, c).toString());
@@ -163,8 +215,12 @@ export class Host {
       case "proxy_get_buffer_bytes":
         return this.#give(this.#configuration.subarray(b, b + c), d, e);
       case "proxy_call_foreign_function": {
-        if (this.isExpressionBroken) return NOT_FOUND;
         const called = this.#bytes(a, b).toString();
+        if (called === "sign") {
+          if (!this.hasSign) return NOT_FOUND;
+          return this.#give(signP256(Buffer.from(this.#bytes(c, d))), e, g);
+        }
+        if (this.isExpressionBroken) return NOT_FOUND;
         if (called === "expr_evaluate") return this.#evaluate(e, g);
         this.#expression = this.#bytes(c, d).toString();
         return this.#give(Buffer.from([7, 0, 0, 0]), e, g);
@@ -185,6 +241,44 @@ export class Host {
         this.#bytes(args[9] ?? 0, 4).writeUInt32LE(token);
         const body = Buffer.from(this.#bytes(e, g));
         this.calls.push({ token, body, cluster: this.#bytes(a, b).toString() });
+        return OK;
+      }
+      case "proxy_record_metric": {
+        const metric = this.#metricNames[a];
+        if (metric === undefined) return BAD_ARGUMENT;
+        this.metrics.set(metric, Number(b));
+        return OK;
+      }
+      case "proxy_get_shared_data": {
+        const held = this.#shared.get(this.#bytes(a, b).toString());
+        if (held === undefined) return NOT_FOUND;
+        this.#bytes(e, 4).writeUInt32LE(held.cas);
+        return this.#give(held.value, c, d);
+      }
+      case "proxy_set_shared_data": {
+        const key = this.#bytes(a, b).toString();
+        const held = this.#shared.get(key);
+        if (e !== 0 && held?.cas !== e) return CAS_MISMATCH;
+        this.#shared.set(key, {
+          value: Buffer.from(this.#bytes(c, d)),
+          cas: (held?.cas ?? 0) + 1,
+        });
+        return OK;
+      }
+      case "proxy_send_local_response":
+        this.refusal = { status: a, details: this.#bytes(b, c).toString() };
+        return OK;
+      case "environ_sizes_get":
+        this.#bytes(a, 4).writeUInt32LE(this.#environment.length);
+        this.#bytes(b, 4).writeUInt32LE(Buffer.concat(this.#environment).length);
+        return OK;
+      case "environ_get": {
+        let at = b;
+        this.#environment.forEach((variable, i) => {
+          this.#bytes(a + 4 * i, 4).writeUInt32LE(at);
+          this.#bytes(at, variable.length).set(variable);
+          at += variable.length;
+        });
         return OK;
       }
       case "random_get":

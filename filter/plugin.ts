@@ -1,0 +1,142 @@
+/**
+ * The callbacks that all builds share: configuration, ticks, answers, the end. The exports are Proxy-Wasm 0.2.1. What
+ * Envoy does when is in docs/filter.md.
+ */
+import { proxy_set_tick_period_milliseconds } from "@solo-io/proxy-runtime/assembly/imports";
+import * as buffer from "./buffer";
+import * as chain from "./chain";
+import { Config, parseConfig, problem } from "./config";
+import * as delivery from "./delivery";
+import * as facts from "./facts";
+import * as host from "./host";
+import * as metrics from "./metrics";
+import * as outbox from "./outbox";
+import * as register from "./register";
+import * as seal from "./seal";
+import { sha256 } from "./sha256";
+import * as signer from "./signer";
+
+/** The root contexts of this VM that live, oldest first. The newest one sends. */
+const MAX_ROOTS: i32 = 64;
+const ROOTS: StaticArray<u32> = new StaticArray<u32>(MAX_ROOTS);
+let roots: i32 = 0;
+
+let settings: Config = new Config();
+
+/** True in the build that can refuse a request. */
+let canEnforce: bool = false;
+
+export function enforces(): void {
+  canEnforce = true;
+}
+
+export function proxy_abi_version_0_2_1(): void {}
+
+export function proxy_on_memory_allocate(bytes: usize): usize {
+  return host.allocate(bytes);
+}
+
+export function proxy_on_vm_start(_root: u32, _bytes: u32): u32 {
+  return 1;
+}
+
+/** Runs several times, also in VMs that are thrown away: nothing is opened or sent here. */
+export function proxy_on_configure(context: u32, bytes: u32): u32 {
+  host.begin();
+  if (!host.configuration(bytes)) return refuse("the configuration cannot be read");
+  const config = parseConfig();
+  if (config === null) return refuse("configuration refused: " + problem);
+  if (config.delivery === "enforced" && !canEnforce) {
+    return refuse('configuration refused: delivery: "enforced" needs the module enforce.wasm');
+  }
+  sha256(host.data, bytes, chain.CONFIG_DIGEST);
+  metrics.define();
+  buffer.resize(config.bufferBytes);
+  metrics.bufferBytes.set(buffer.size() as i64);
+  signer.configure(config.batchKey, config.signKeyId, config.signKey);
+  if (config.signKey !== "" && !signer.canSign) {
+    host.log(
+      host.WARN,
+      "meshseal: this host cannot sign with the given key: batches are not signed",
+    );
+  }
+  delivery.configure(config.delivery);
+  chain.configure(config);
+  outbox.configure(config);
+  facts.prepare();
+  if (proxy_set_tick_period_milliseconds(config.tickMs) !== host.OK) {
+    return refuse("the host gives no ticks: allow proxy_set_tick_period_milliseconds");
+  }
+  settings = config;
+  forget(context);
+  if (roots === MAX_ROOTS) forget(unchecked(ROOTS[0]));
+  unchecked((ROOTS[roots++] = context));
+  outbox.useRoot(context);
+  return 1;
+}
+
+function refuse(why: string): u32 {
+  host.log(host.ERROR, "meshseal: " + why);
+  return 0;
+}
+
+/** Takes a root off the list. Returns false if it was not on it. */
+function forget(context: u32): bool {
+  for (let i = 0; i < roots; i++) {
+    if (unchecked(ROOTS[i]) !== context) continue;
+    for (let j = i + 1; j < roots; j++) unchecked((ROOTS[j - 1] = ROOTS[j]));
+    roots--;
+    return true;
+  }
+  return false;
+}
+
+export function proxy_on_log(_context: u32): void {
+  host.begin();
+  outbox.poke(facts.record());
+}
+
+export function proxy_on_tick(context: u32): void {
+  // An older root ticks on until its listener has drained.
+  if (roots === 0 || context !== unchecked(ROOTS[roots - 1])) return;
+  host.begin();
+  const now = chain.time();
+  chain.tick(now);
+  outbox.send(now);
+  const oldest = chain.oldestTime();
+  metrics.unreceiptedMs.set(now > oldest && oldest !== 0 ? (((now - oldest) / 1000) as i64) : 0);
+  metrics.flush();
+}
+
+export function proxy_on_http_call_response(
+  _context: u32,
+  token: u32,
+  headers: u32,
+  _body: u32,
+  _trailers: u32,
+): void {
+  host.begin();
+  outbox.answered(token, headers, chain.time());
+  metrics.flush();
+}
+
+/** A root that ends hands over to the newest one left. The last one leaves the chain's last word in Envoy's log. */
+export function proxy_on_done(context: u32): u32 {
+  if (!forget(context)) return 1;
+  host.begin();
+  const now = chain.time();
+  if (roots > 0) {
+    outbox.useRoot(unchecked(ROOTS[roots - 1]));
+    outbox.rootEnded(context, now);
+    return 1;
+  }
+  if (settings.spill) {
+    chain.close(now);
+    chain.sign(now);
+  }
+  seal.write("seal");
+  register.note(chain.ID, chain.nextSeq, chain.firstSeq, chain.HEAD, now, true);
+  if (settings.spill) seal.spill();
+  metrics.flush();
+  return 1;
+}
