@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { request } from "undici";
@@ -74,6 +74,17 @@ describe("verify", () => {
     ).toBe(3);
     expect(meshseal("verify", join(empty, "nowhere"), "--key", exporter.vkey).status).toBe(3);
     expect(meshseal("verify", "http://127.0.0.1:9/log", "--key", exporter.vkey).status).toBe(3);
+  });
+
+  test("trusts a policy file, and remembers what it has seen", () => {
+    const policy = join(empty, "policy.json");
+    const seen = join(empty, "seen.checkpoint");
+    writeFileSync(policy, JSON.stringify({ logs: [{ key: `@${exporter.dir}/log.vkey` }] }));
+    const args = ["verify", exporter.dir, "--policy", policy, "--last-seen", seen];
+    expect(meshseal(...args)).toMatchObject({ status: 64 });
+    expect(meshseal(...args, "--update-last-seen")).toMatchObject({ status: 0 });
+    expect(readFileSync(seen, "utf8")).toContain(`\n301\n`);
+    expect(meshseal(...args).stdout).toContain("extends the last-seen checkpoint of size 301");
   });
 
   test("says usage with 64", () => {

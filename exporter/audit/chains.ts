@@ -11,9 +11,9 @@ import {
   KIND_HEARTBEAT,
   kindName,
 } from "../../record/fields.ts";
-import type { Verifier } from "../log/note.ts";
 import { parseNote } from "../log/note.ts";
 import { openReceipt, parseReceipt } from "../log/receipt.ts";
+import { type LogTrust, logKeysAt } from "./policy.ts";
 import type { ChainReport, Findings } from "./report.ts";
 
 type State = {
@@ -35,7 +35,8 @@ export type Claim = {
 export class ChainWalk {
   readonly #states = new Map<string, State>();
   readonly #findings: Findings;
-  readonly #log: Verifier;
+  readonly #origin: string;
+  readonly #logs: readonly LogTrust[];
   readonly kinds: Record<string, number> = {};
   readonly gaps: { count: number; entries: number } = { count: 0, entries: 0 };
   /** Trees to be recomputed, one a size. */
@@ -43,9 +44,11 @@ export class ChainWalk {
   clockSteps = 0;
   foreignReceipts = 0;
 
-  constructor(findings: Findings, log: Verifier) {
+  /** `logs` are the keys of the log named `origin`, and of others. */
+  constructor(findings: Findings, origin: string, logs: readonly LogTrust[]) {
     this.#findings = findings;
-    this.#log = log;
+    this.#origin = origin;
+    this.#logs = logs;
   }
 
   /** Takes the entry at `index`, whose digest is in the tree. */
@@ -137,12 +140,13 @@ export class ChainWalk {
     if (bytes === undefined || bytes.length === 0) return;
     const note = parseNote(bytes);
     const claimed = note === null ? null : parseReceipt(note.text);
-    if (claimed !== null && claimed.origin !== this.#log.name) {
+    if (claimed !== null && claimed.origin !== this.#origin) {
       this.foreignReceipts++;
       return;
     }
     const at = { index, chain, seq: entry.seq } as const;
-    const receipt = openReceipt(bytes, this.#log);
+    const keys = logKeysAt(this.#logs, this.#origin, claimed?.treeSize ?? 0);
+    const receipt = openReceipt(bytes, ...keys);
     if (receipt === null) {
       // A proxy without TLS or MAC may have been handed a forged one: that says nothing about the log.
       const message = `the receipt in entry ${index} is not signed by this log's key`;

@@ -23,6 +23,21 @@ export type ChainReport = {
   readonly state: "open" | "closed";
 };
 
+/** What one anchor proves, or why it proves nothing here. */
+export type AnchorReport = {
+  /** witness, rfc3161, opentimestamps, rekor ... */
+  readonly kind: string;
+  readonly name: string;
+  /** `not-checked`: no key was given; `pending`: its proof is not complete yet; `failed`: it does not verify. */
+  readonly status: "verified" | "pending" | "not-checked" | "failed";
+  /** The first entries that it speaks of. */
+  readonly treeSize: number;
+  /** When the outsider says that it saw them, ISO 8601. */
+  readonly time?: string;
+  /** A sentence for people. */
+  readonly says: string;
+};
+
 export type VerifyReport = {
   readonly verdict: Verdict;
   readonly origin: string;
@@ -30,11 +45,14 @@ export type VerifyReport = {
   /** Base64, or "" where there is no signed checkpoint. */
   readonly root: string;
   readonly signedBy: string;
+  /** The checkpoint that was verified, with its signatures, or "". */
+  readonly checkpoint: string;
   /** Entries by the name of their kind. */
   readonly entries: Readonly<Record<string, number>>;
   /** `count` requests are missing, as `entries` gap entries say. */
   readonly gaps: { readonly count: number; readonly entries: number };
   readonly chains: readonly ChainReport[];
+  readonly anchors: readonly AnchorReport[];
   /** The first ones, in the order of the log; `moreFindings` were left out. */
   readonly findings: readonly Finding[];
   readonly moreFindings: number;

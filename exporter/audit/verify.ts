@@ -2,9 +2,9 @@
  * Verifies a whole log against a key that comes from outside it: signature, every tile and bundle, every entry, every
  * link of every chain, receipts inside entries, and in a directory every file that is there.
  */
-import { type Checkpoint, openCheckpoint } from "../log/checkpoint.ts";
+import { type Checkpoint, openCheckpoint, parseCheckpoint } from "../log/checkpoint.ts";
 import { HASH_BYTES, leafHash } from "../log/merkle.ts";
-import { MAX_NOTE_BYTES, openNote, type Verifier } from "../log/note.ts";
+import { MAX_NOTE_BYTES, openNote, parseNote, type Verifier } from "../log/note.ts";
 import {
   hashesAtLevel,
   parseBundle,
@@ -14,13 +14,14 @@ import {
   tilePath,
   tileRoot,
 } from "../log/tile.ts";
+import { checkRequired, readCosignatures } from "./anchors.ts";
 import { ChainWalk } from "./chains.ts";
-import { Findings, type VerifyReport } from "./report.ts";
+import { logKeysAt, type Policy, policyOf } from "./policy.ts";
+import { type AnchorReport, Findings, type VerifyReport } from "./report.ts";
 import type { Source } from "./source.ts";
 import { MAX_BUNDLE_BYTES, MAX_TILE_BYTES, Tiles } from "./tiles.ts";
 
-export type VerifyOptions = {
-  readonly log: Verifier;
+export type VerifyOptions = ({ readonly log: Verifier } | { readonly policy: Policy }) & {
   /** A checkpoint of this log that was signed earlier, if one is at hand: the log must extend it. */
   readonly lastSeen?: Uint8Array;
   /** Every chain must be closed. */
@@ -31,11 +32,14 @@ export type VerifyOptions = {
 
 /** Verifies the log in `source`. Throws Unreachable where it cannot be read. */
 export async function verifyLog(source: Source, options: VerifyOptions): Promise<VerifyReport> {
+  const policy = "policy" in options ? options.policy : policyOf(options.log);
   const findings = new Findings();
-  const walk = new ChainWalk(findings, options.log);
   const notes: string[] = [];
   const note = await source.read("checkpoint", MAX_NOTE_BYTES);
-  const checkpoint = note === null ? null : openCheckpoint(note, options.log);
+  const origin = originOf(note, policy);
+  const walk = new ChainWalk(findings, origin, policy.logs);
+  const checkpoint = note === null ? null : openTrusted(note, policy);
+  const anchors: AnchorReport[] = [];
   if (note === null) {
     const message = "there is no checkpoint: no data is not verified";
     const isBare = source.list === undefined || (await source.list().next()).done === true;
@@ -46,7 +50,7 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
       message,
     });
   } else if (checkpoint === null) {
-    const message = `the checkpoint is not signed by ${options.log.name} with the given key`;
+    const message = `the checkpoint is not signed by ${origin} with a given key`;
     findings.add({ severity: "tampered", cause: "checkpoint", file: "checkpoint", message });
   } else if (checkpoint.size === 0) {
     const message = "the log is empty: no data is not verified";
@@ -58,11 +62,18 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     await checkLevels(tiles, findings);
     await checkRoot(tiles, checkpoint, findings);
     await checkClaims(tiles, walk, findings);
-    await checkLastSeen(tiles, options, findings, notes);
+    await checkLastSeen(tiles, policy, origin, options.lastSeen, findings, notes);
     if (source.list !== undefined) await checkFiles(source, source.list(), tiles, findings, notes);
-    const unknown = openNote(note ?? Buffer.alloc(0), [options.log])?.unknown ?? [];
-    for (const { name } of unknown)
-      notes.push(`The cosignature by ${name} was not checked: no key given.`);
+    const keys = logKeysAt(policy.logs, origin, checkpoint.size);
+    const cosigners = policy.witnesses.witnesses.map(({ verifier }) => verifier.name);
+    for (const { name } of openNote(note ?? Buffer.alloc(0), keys)?.unknown ?? []) {
+      if (!cosigners.includes(name))
+        notes.push(`The cosignature by ${name} was not checked: no key given.`);
+    }
+    const witnessed = readCosignatures(note ?? Buffer.alloc(0), checkpoint.size, policy.witnesses);
+    anchors.push(...witnessed.reports);
+    const reached = [{ kind: "witness", name: "", size: witnessed.quorumSize } as const];
+    await checkRequired(tiles, policy, reached, findings);
   }
   const chains = walk.chains();
   const open = chains.filter(({ state }) => state === "open");
@@ -82,13 +93,21 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     notes.push(`${walk.foreignReceipts} receipts are of other logs and were not checked.`);
   return {
     verdict: findings.verdict,
-    origin: options.log.name,
+    origin,
     treeSize: checkpoint?.size ?? 0,
     root: checkpoint === null ? "" : Buffer.from(checkpoint.root).toString("base64"),
-    signedBy: checkpoint === null ? "" : options.log.vkey,
+    signedBy:
+      checkpoint === null
+        ? ""
+        : logKeysAt(policy.logs, origin, checkpoint.size)
+            .filter((key) => note !== null && openCheckpoint(note, key) !== null)
+            .map(({ vkey }) => vkey)
+            .join(" "),
+    checkpoint: checkpoint === null ? "" : (note ?? "").toString(),
     entries: walk.kinds,
     gaps: walk.gaps,
     chains,
+    anchors,
     findings: findings.list,
     moreFindings: findings.dropped,
     notes,
@@ -232,27 +251,48 @@ async function checkClaims(tiles: Tiles, walk: ChainWalk, findings: Findings): P
 
 async function checkLastSeen(
   tiles: Tiles,
-  options: VerifyOptions,
+  policy: Policy,
+  origin: string,
+  given: Uint8Array | undefined,
   findings: Findings,
   notes: string[],
 ): Promise<void> {
-  if (options.lastSeen === undefined) {
-    notes.push(
-      "A roll-back of the whole log cannot be told without an earlier checkpoint (--last-seen), a witness or an anchor.",
-    );
-    return;
+  let compared = 0;
+  for (const bytes of given === undefined ? policy.lastSeen : [given, ...policy.lastSeen]) {
+    const seen = openTrusted(bytes, policy);
+    if (seen === null) {
+      const message = "the last-seen checkpoint is not signed by a given key";
+      findings.add({ severity: "cannot-say", cause: "last-seen", message });
+      compared++;
+      continue;
+    }
+    if (seen.origin !== origin) continue;
+    compared++;
+    const found = seen.size > tiles.size ? null : await tiles.root(seen.size);
+    if (found === null || !Buffer.from(found).equals(seen.root)) {
+      const message = `the log had ${seen.size} entries with another history: it was rolled back or forked`;
+      findings.add({ severity: "tampered", cause: "rolled-back", message });
+    } else notes.push(`The log extends the last-seen checkpoint of size ${seen.size}.`);
   }
-  const seen = openCheckpoint(options.lastSeen, options.log);
-  if (seen === null) {
-    const message = "the last-seen checkpoint is not signed by the given key";
-    findings.add({ severity: "cannot-say", cause: "last-seen", message });
-    return;
-  }
-  const found = seen.size > tiles.size ? null : await tiles.root(seen.size);
-  if (found === null || !Buffer.from(found).equals(seen.root)) {
-    const message = `the log had ${seen.size} entries with another history: it was rolled back or forked`;
-    findings.add({ severity: "tampered", cause: "rolled-back", message });
-  } else notes.push(`The log extends the last-seen checkpoint of size ${seen.size}.`);
+  if (compared > 0) return;
+  notes.push(
+    "A roll-back of the whole log cannot be told without an earlier checkpoint (--last-seen), a witness or an anchor.",
+  );
+}
+
+/** Opens a checkpoint that a trusted key of its origin signed, and may sign at its size. */
+export function openTrusted(bytes: Uint8Array, policy: Policy): Checkpoint | null {
+  const claimed = parseCheckpoint(parseNote(bytes)?.text ?? "");
+  if (claimed === null) return null;
+  const keys = logKeysAt(policy.logs, claimed.origin, claimed.size);
+  return openCheckpoint(bytes, ...keys);
+}
+
+/** Which of the policy's logs this is: the one that the checkpoint names, or the only one, or the first. */
+function originOf(note: Uint8Array | null, { logs }: Policy): string {
+  const claimed = parseCheckpoint((note && parseNote(note)?.text) ?? "")?.origin;
+  const known = logs.find(({ verifier }) => verifier.name === claimed) ?? logs[0];
+  return known?.verifier.name ?? "";
 }
 
 /** Every file: those of this tree were read; others must be superseded partial tiles, or beyond the checkpoint. */

@@ -1,14 +1,22 @@
 /** `meshseal verify` */
-import { readFileSync } from "node:fs";
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { SingleBar } from "cli-progress";
 import { Command } from "commander";
+import { type Policy, policyOf, readPolicy } from "../audit/policy.ts";
 import { EXIT_CODES, type VerifyReport } from "../audit/report.ts";
 import { openSource, Unreachable } from "../audit/source.ts";
 import { verifyLog } from "../audit/verify.ts";
-import { MeshsealError } from "../errors.ts";
+import { codeOf, MeshsealError } from "../errors.ts";
 import { parseVkey, type Verifier } from "../log/note.ts";
 
-type Flags = { key: string; json?: boolean; requireSeals?: boolean; lastSeen?: string };
+type Flags = {
+  key?: string;
+  policy?: string;
+  json?: boolean;
+  requireSeals?: boolean;
+  lastSeen?: string;
+  updateLastSeen?: boolean;
+};
 
 const HELP = `
 Exit codes:
@@ -20,14 +28,17 @@ Exit codes:
 
 Examples:
   meshseal verify ./meshseal-data --key @trusted.vkey
+  meshseal verify ./meshseal-data --policy policy.json --last-seen seen.checkpoint --update-last-seen
   meshseal verify http://127.0.0.1:7700/log --key 'shop/meshseal+1a2b3c4d+AQ...' --json`;
 
 export function verifyCommand(): Command {
   return new Command("verify")
     .description("Check a whole log: signature, tree, every entry, every link of every chain.")
     .argument("<dir|url>", "data directory, log directory, or URL of the log")
-    .requiredOption("--key <vkey|@file>", "the log's verifier key, from a source that you trust")
+    .option("--key <vkey|@file>", "the log's verifier key, from a source that you trust")
+    .option("--policy <file>", "whom you trust: log keys, witnesses, time stamp authorities, ...")
     .option("--last-seen <file>", "a checkpoint of this log from earlier: finds a roll-back")
+    .option("--update-last-seen", "write the checkpoint there, unless the log was tampered with")
     .option("--require-seals", "open chains count as incomplete")
     .option("--json", "print the report as one JSON object")
     .addHelpText("after", HELP)
@@ -41,9 +52,11 @@ export function verifyCommand(): Command {
             })
           : null;
       try {
+        const policy = readTrust(flags);
+        const lastSeen = flags.lastSeen === undefined ? undefined : readSeen(flags);
         const report = await verifyLog(await openSource(where), {
-          log: readKey(flags.key),
-          ...(flags.lastSeen === undefined ? {} : { lastSeen: readFileSync(flags.lastSeen) }),
+          policy,
+          ...(lastSeen === undefined ? {} : { lastSeen }),
           requireSeals: flags.requireSeals === true,
           onProgress: (done, total) => {
             if (bar?.isActive === false) bar.start(total, 0);
@@ -51,6 +64,7 @@ export function verifyCommand(): Command {
           },
         });
         bar?.stop();
+        if (flags.updateLastSeen) keepSeen(report, flags.lastSeen);
         console.log(flags.json ? JSON.stringify(report, null, 2) : formatReport(report));
         process.exitCode = EXIT_CODES[report.verdict];
       } catch (error) {
@@ -62,6 +76,38 @@ export function verifyCommand(): Command {
         process.exitCode = EXIT_CODES["cannot-say"];
       }
     });
+}
+
+/** Returns what `--key` and `--policy` say together. */
+function readTrust({ key, policy: file }: Flags): Policy {
+  if (key === undefined && file === undefined) {
+    throw new MeshsealError("give --key or --policy: what a log says of itself proves nothing.");
+  }
+  if (file === undefined) return policyOf(readKey(key ?? ""));
+  const policy = readPolicy(file);
+  return key === undefined
+    ? policy
+    : { ...policy, logs: [...policyOf(readKey(key)).logs, ...policy.logs] };
+}
+
+/** Returns the last-seen checkpoint, or undefined where it is yet to be written. */
+function readSeen({ lastSeen = "", updateLastSeen }: Flags): Buffer | undefined {
+  try {
+    return readFileSync(lastSeen);
+  } catch (error) {
+    if (updateLastSeen && codeOf(error) === "ENOENT") return undefined;
+    throw new MeshsealError(
+      `--last-seen ${lastSeen}: ${error instanceof Error ? error.message : error}`,
+    );
+  }
+}
+
+/** Keeps the checkpoint for the next time, unless the log was tampered with. */
+function keepSeen(report: VerifyReport, file: string | undefined): void {
+  if (file === undefined) throw new MeshsealError("--update-last-seen needs --last-seen <file>.");
+  if (report.checkpoint === "" || report.verdict === "tampered") return;
+  writeFileSync(`${file}.new`, report.checkpoint);
+  renameSync(`${file}.new`, file);
 }
 
 /** Returns the verifier that `--key` names. Throws MeshsealError if it names none. */
@@ -101,6 +147,8 @@ function formatReport(report: VerifyReport): string {
     lines.push(`  ${severity}: ${message}`);
   const more = findings.length + report.moreFindings - SHOWN;
   if (more > 0) lines.push(`  and ${more} more findings (--json has the first 1000)`);
+  for (const { kind, status, says } of report.anchors.slice(0, SHOWN))
+    lines.push(`  ${kind} ${status}: ${says}`);
   for (const note of report.notes) lines.push(`  note: ${note}`);
   return lines.join("\n");
 }

@@ -43,14 +43,15 @@ export function signCheckpoint(checkpoint: Checkpoint, signers: readonly Signer[
 }
 
 /**
- * Opens a signed checkpoint. Returns null if the note is malformed, if no signature by `log` verifies, or if the
- * origin is not the key's name.
+ * Opens a signed checkpoint. Returns null if the note is malformed, if a signature by one of `logs` does not verify or
+ * there is none, or if the origin is not the name of the key that signed.
  */
-export function openCheckpoint(bytes: Uint8Array, log: Verifier): Checkpoint | null {
-  const note = openNote(bytes, [log]);
+export function openCheckpoint(bytes: Uint8Array, ...logs: readonly Verifier[]): Checkpoint | null {
+  const note = openNote(bytes, logs);
   if (note === null) return null;
   const checkpoint = parseCheckpoint(note.text);
-  return checkpoint !== null && checkpoint.origin === log.name ? checkpoint : null;
+  if (checkpoint === null) return null;
+  return note.verified.some(({ name }) => name === checkpoint.origin) ? checkpoint : null;
 }
 
 /** Returns the number in canonical ASCII decimal, at most 2^53 - 1, or null. */

@@ -70,8 +70,22 @@ export function isKeyName(name: string): boolean {
   return name.length > 0 && !/[\s+\p{Cc}\u0085\p{Z}]/u.test(name) && name.isWellFormed();
 }
 
+/** A named key of some type, before it is told what it signs. */
+export type NamedKey = {
+  readonly name: string;
+  readonly keyId: Uint8Array;
+  readonly vkey: string;
+  readonly key: KeyObject;
+};
+
 /** Returns a signer from a 32-byte Ed25519 seed. */
 export function newSigner(name: string, seed: Uint8Array): Signer {
+  const { key, ...named } = namedKey(name, ED25519, seed);
+  return { ...named, sign: (text) => sign(null, text, key) };
+}
+
+/** Returns the private key of a 32-byte Ed25519 seed, named for a use of `type` (c2sp.org/signed-note). */
+export function namedKey(name: string, type: number, seed: Uint8Array): NamedKey {
   if (!isKeyName(name))
     throw new RangeError(`key name ${JSON.stringify(name)} has a space or a plus sign`);
   if (seed.length !== SEED_BYTES)
@@ -82,50 +96,61 @@ export function newSigner(name: string, seed: Uint8Array): Signer {
     type: "pkcs8",
   });
   const publicKey = rawPublicKey(createPublicKey(key));
-  const id = keyId(name, ED25519, publicKey);
-  return {
-    name,
-    keyId: id,
-    vkey: formatVkey(name, id, publicKey),
-    sign: (text) => sign(null, text, key),
-  };
+  const id = keyId(name, type, publicKey);
+  return { name, keyId: id, vkey: formatVkey(name, id, type, publicKey), key };
 }
 
 /** Returns `PRIVATE+KEY+name+id+base64`, the form every Go tool reads (golang.org/x/mod/sumdb/note). */
-export function formatSkey(name: string, seed: Uint8Array): string {
-  const signer = newSigner(name, seed);
-  const body = Buffer.concat([Uint8Array.of(ED25519), seed]).toString("base64");
+export function formatSkey(name: string, seed: Uint8Array, type: number = ED25519): string {
+  const signer = namedKey(name, type, seed);
+  const body = Buffer.concat([Uint8Array.of(type), seed]).toString("base64");
   return `PRIVATE+KEY+${name}+${Buffer.from(signer.keyId).toString("hex")}+${body}`;
 }
 
 /** Returns the signer in `skey`, or null unless it is exactly one well-formed private key. */
 export function parseSkey(skey: string): Signer | null {
+  const named = parseTypedSkey(skey, ED25519);
+  if (named === null) return null;
+  const { key, ...rest } = named;
+  return { ...rest, sign: (text) => sign(null, text, key) };
+}
+
+/** Returns the private key of `type` in `skey`, or null unless it is exactly one well-formed one. */
+export function parseTypedSkey(skey: string, type: number): NamedKey | null {
   const parts = /^PRIVATE\+KEY\+([^+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/]+={0,2})$/.exec(skey);
   const [, name, hex, body] = parts ?? [];
   if (name === undefined || hex === undefined || body === undefined || !isKeyName(name))
     return null;
   const key = decodeBase64(body);
-  if (key === null || key.length !== SEED_BYTES + 1 || key[0] !== ED25519) return null;
-  const signer = newSigner(name, key.subarray(1));
-  return Buffer.from(signer.keyId).toString("hex") === hex ? signer : null;
+  if (key === null || key.length !== SEED_BYTES + 1 || key[0] !== type) return null;
+  const named = namedKey(name, type, key.subarray(1));
+  return Buffer.from(named.keyId).toString("hex") === hex ? named : null;
 }
 
 /** Returns the verifier in `vkey`, or null unless it is exactly one well-formed Ed25519 key. */
 export function parseVkey(vkey: string): Verifier | null {
+  const named = parseTypedVkey(vkey, ED25519);
+  if (named === null) return null;
+  const { key, ...rest } = named;
+  return { ...rest, verify: (text, signature) => verify(null, text, key, signature) };
+}
+
+/** Returns the Ed25519 public key for a use of `type` in `vkey`, or null unless it is exactly one well-formed one. */
+export function parseTypedVkey(vkey: string, type: number): NamedKey | null {
   const parts = /^([^+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/]+={0,2})$/.exec(vkey);
   const [, name, hex, body] = parts ?? [];
   if (name === undefined || hex === undefined || body === undefined || !isKeyName(name))
     return null;
   const typed = decodeBase64(body);
-  if (typed === null || typed.length !== 33 || typed[0] !== ED25519) return null;
-  const id = keyId(name, ED25519, typed.subarray(1));
+  if (typed === null || typed.length !== 33 || typed[0] !== type) return null;
+  const id = keyId(name, type, typed.subarray(1));
   if (Buffer.from(id).toString("hex") !== hex) return null;
   const key = createPublicKey({
     key: Buffer.concat([SPKI_PREFIX, typed.subarray(1)]),
     format: "der",
     type: "spki",
   });
-  return { name, keyId: id, vkey, verify: (text, signature) => verify(null, text, key, signature) };
+  return { name, keyId: id, vkey, key };
 }
 
 /** Returns the note `text` signed by each of `signers`. Requires that `text` ends in a newline. */
@@ -206,8 +231,8 @@ export function decodeBase64(text: string): Uint8Array | null {
   return bytes.toString("base64") === text ? bytes : null;
 }
 
-function formatVkey(name: string, id: Uint8Array, publicKey: Uint8Array): string {
-  const body = Buffer.concat([Uint8Array.of(ED25519), publicKey]).toString("base64");
+function formatVkey(name: string, id: Uint8Array, type: number, publicKey: Uint8Array): string {
+  const body = Buffer.concat([Uint8Array.of(type), publicKey]).toString("base64");
   return `${name}+${Buffer.from(id).toString("hex")}+${body}`;
 }
 

@@ -57,9 +57,10 @@ export function parseReceipt(text: string): Receipt | null {
   return { origin, chain, nextSeq, head, treeSize, treeRoot };
 }
 
-/** Opens a signed receipt. Returns null if it is malformed or `log`, named in it, did not sign it. */
-export function openReceipt(bytes: Uint8Array, log: Verifier): Receipt | null {
-  const note = openNote(bytes, [log]);
+/** Opens a signed receipt. Returns null if it is malformed or none of `logs` that is named in it signed it. */
+export function openReceipt(bytes: Uint8Array, ...logs: readonly Verifier[]): Receipt | null {
+  const note = openNote(bytes, logs);
   const receipt = note === null ? null : parseReceipt(note.text);
-  return receipt !== null && receipt.origin === log.name ? receipt : null;
+  if (note === null || receipt === null) return null;
+  return note.verified.some(({ name }) => name === receipt.origin) ? receipt : null;
 }
