@@ -125,7 +125,10 @@ export class Sequencer {
     this.#next += count;
     this.#group.push({ entries, leaves, count });
     this.#groupBytes += entries.length;
-    return { firstIndex, durable: this.whenDurable() };
+    const durable = this.whenDurable();
+    // Who asks whenDurable later need not look at this one.
+    durable.catch(() => undefined);
+    return { firstIndex, durable };
   }
 
   /** Resolves when everything appended so far is durable. */

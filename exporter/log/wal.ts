@@ -24,21 +24,23 @@ const SEED_BYTES = 4;
 const HEADER_BYTES = 8;
 const INDEX_BYTES = 8;
 const BODY_AT = HEADER_BYTES + INDEX_BYTES;
-/** A segment is closed when it is longer. */
+/** A segment is closed when it is longer, unless told otherwise. */
 const SEGMENT_BYTES = 16 * 1024 * 1024;
 
 export type WalRecord = { readonly firstIndex: number; readonly entries: Buffer };
 
 export class Wal {
   readonly #dir: string;
+  readonly #segmentBytes: number;
   #file: FileHandle | null = null;
   #length = 0;
   #seed = 0;
   /** First leaf index of each segment, oldest first. */
   #segments: number[] = [];
 
-  constructor(dir: string) {
+  constructor(dir: string, segmentBytes: number = SEGMENT_BYTES) {
     this.#dir = dir;
+    this.#segmentBytes = segmentBytes;
   }
 
   /** The first leaf index it holds, or -1 if it is empty. */
@@ -91,7 +93,7 @@ export class Wal {
    * of its own. On an error nothing of it counts.
    */
   async append(firstIndex: number, entries: readonly Buffer[]): Promise<Buffer> {
-    if (this.#file === null || this.#length > SEGMENT_BYTES) await this.#begin(firstIndex);
+    if (this.#file === null || this.#length > this.#segmentBytes) await this.#begin(firstIndex);
     const file = this.#file;
     if (file === null) throw new Error("no segment is open");
     const record = formatRecord(firstIndex, entries, this.#seed);
