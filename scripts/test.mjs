@@ -12,6 +12,14 @@ const OTHERS = {
     shows: "our logs are read by Go's tlog and note packages and pass Tessera's fsck",
     isReady: () => spawnSync("go", ["version"], { stdio: "ignore" }).status === 0,
   },
+  crash: {
+    needs:
+      "strace, and leave to trace processes (apt-get install strace; in a container --cap-add SYS_PTRACE)",
+    shows:
+      "the exporter survives a failure or a kill at every system call (MESHSEAL_STRIDE=1 for all of them)",
+    isReady: () =>
+      spawnSync("strace", ["-o", "/dev/null", "true"], { stdio: "ignore" }).status === 0,
+  },
 };
 
 const [first = "main", ...rest] = process.argv.slice(2);
