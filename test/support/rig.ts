@@ -1,6 +1,7 @@
 /** A log in this process: intake, sequencer, publisher and file store wired as main.ts wires them, without HTTP and threads. */
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { ANONYMOUS } from "../../exporter/access/identity.ts";
 import { Chains } from "../../exporter/intake/chains.ts";
 import { Intake } from "../../exporter/intake/intake.ts";
 import { loadKey } from "../../exporter/keys.ts";
@@ -69,12 +70,13 @@ export async function openRig(
       const at = (index % TILE_WIDTH) * HASH_BYTES;
       return bytes?.subarray(at, at + HASH_BYTES) ?? null;
     },
+    onBound: () => undefined,
     quarantine: () => undefined,
   });
   return {
     send: async (batch) => {
       try {
-        const answer = await intake.accept(Buffer.from(batch));
+        const answer = await intake.accept(Buffer.from(batch), ANONYMOUS);
         return "receipt" in answer ? openReceipt(Buffer.from(answer.receipt), verifier) : null;
       } catch {
         return null;
