@@ -20,6 +20,8 @@ export type Settings = {
   readonly trustXfcc: boolean;
   /** Who may write, read and administer: exporter/access/rules.ts. */
   readonly access?: string | undefined;
+  /** Keys of senders that have a MAC in place of a certificate: exporter/access/mac.ts. */
+  readonly batchKeys?: string | undefined;
   readonly maxConnections: number;
   readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
 };
@@ -38,6 +40,7 @@ const Schema = z.strictObject({
   tlsClientCa: z.string().min(1).optional(),
   trustXfcc: z.stringbool().or(z.boolean()).default(false),
   access: z.string().min(1).optional(),
+  batchKeys: z.string().min(1).optional(),
   maxConnections: z.coerce.number().int().min(1).max(1_000_000).default(10_000),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
@@ -63,10 +66,9 @@ export function readSettings(
   if (tlsClientCa !== undefined && tlsCert === undefined) {
     throw new MeshsealError("--tls-client-ca needs --tls-cert and --tls-key.");
   }
-  const host = listen.slice(0, listen.lastIndexOf(":"));
-  if (!allowAnonymous && !needsIdentity(parsed.data) && !LOOPBACK.test(host)) {
+  if (!allowAnonymous && !needsIdentity(parsed.data) && !isOnLoopback(parsed.data)) {
     throw new MeshsealError(
-      `listen ${listen}: batches from anyone are taken on loopback only. Give --tls-client-ca, or add --allow-anonymous if the network is trusted.`,
+      `listen ${listen}: batches from anyone are taken on loopback only. Give --tls-client-ca or --batch-keys, or add --allow-anonymous if the network is trusted.`,
     );
   }
   return parsed.data;
@@ -75,7 +77,13 @@ export function readSettings(
 /** Tells if senders are known by something, so that one without an identity is refused. */
 export function needsIdentity(settings: Settings): boolean {
   if (settings.allowAnonymous) return false;
-  return settings.tlsClientCa !== undefined || settings.trustXfcc;
+  if (settings.tlsClientCa !== undefined || settings.trustXfcc) return true;
+  // Keys alone: whoever has none may still send from this machine.
+  return settings.batchKeys !== undefined && !isOnLoopback(settings);
+}
+
+function isOnLoopback({ listen }: Pick<Settings, "listen">): boolean {
+  return LOOPBACK.test(listen.slice(0, listen.lastIndexOf(":")));
 }
 
 function readFile(path: string): Record<string, unknown> {

@@ -8,6 +8,7 @@ import type { Worker } from "node:worker_threads";
 import { type Logger, pino } from "pino";
 import { bytesOf, decodeEntry, Scanner } from "../record/codec.ts";
 import { CHAIN_BYTES, F_SENDER_CHAIN, F_SENDER_NAME, KIND_SENDER } from "../record/fields.ts";
+import { readBatchKeys } from "./access/mac.ts";
 import { readRules } from "./access/rules.ts";
 import { readTls, type TlsFiles, watchTls } from "./access/tls.ts";
 import { needsIdentity, type Settings } from "./config.ts";
@@ -115,6 +116,8 @@ async function run(
     intake,
     tls: tls && readTls(tls),
     rules: settings.access === undefined ? {} : readRules(settings.access),
+    batchKeys: settings.batchKeys === undefined ? undefined : readBatchKeys(settings.batchKeys),
+    onRecovered: (chain, seq, count, proof) => own.recovered(chain, seq, count, proof),
     needsIdentity: needsIdentity(settings),
     trustXfcc: settings.trustXfcc,
     maxConnections: settings.maxConnections,

@@ -92,8 +92,11 @@ function set(config: Config, key: string): bool {
   else if (key === "batchKey") config.batchKey = secret(key, text());
   else if (key === "batchKeyEnv") config.batchKey = secret(key, variable(key));
   else if (key === "signKeyEnv") config.signKey = variable(key);
-  else if (key === "signKeyId") config.signKeyId = named(key);
-  else if (key === "moduleDigest") {
+  else if (key === "signKeyId") {
+    config.signKeyId = named(key);
+    // It stands in a line of Envoy's log, between spaces.
+    if (config.signKeyId.includes(" ")) problem = key + ": must have no spaces";
+  } else if (key === "moduleDigest") {
     config.moduleDigest = text();
     if (problem === "" && !isDigest(config.moduleDigest)) {
       problem = 'moduleDigest: "' + config.moduleDigest + '" is not 64 lower-case hex digits';

@@ -7,7 +7,9 @@ import { CHAIN_BYTES, DIGEST_BYTES } from "../record/fields";
 import * as batch from "./batch";
 import * as buffer from "./buffer";
 import * as chain from "./chain";
+import { Key } from "./hmac";
 import * as host from "./host";
+import { Text } from "./host";
 import * as metrics from "./metrics";
 import * as signer from "./signer";
 
@@ -41,9 +43,12 @@ function proof(line: string): string {
   let text = "";
   if (signer.canSign) {
     const length = signer.signSeal(at, bytes.byteLength);
-    if (length > 0) text += " sig=" + base64(signer.signatureAt, length);
+    if (length > 0) {
+      text += " sign_key=" + textOf(signer.keyId) + " sig=" + base64(signer.signatureAt, length);
+    }
   }
   if (signer.batchKey !== null) {
+    text += " key=" + textOf((signer.batchKey as Key).id);
     text += " mac=" + base64(signer.macSeal(chain.ID, at, bytes.byteLength), DIGEST_BYTES);
   }
   return text;
@@ -76,6 +81,10 @@ export function spill(): void {
     metrics.spilledEntries.add(batch.count);
     chain.spilled(batch.count, batch.to);
   }
+}
+
+function textOf(text: Text): string {
+  return String.UTF8.decodeUnsafe(text.at, text.bytes);
 }
 
 function hex(from: usize, bytes: u32): string {

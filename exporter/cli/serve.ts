@@ -18,6 +18,7 @@ export function serveCommand(): Command {
       "--checkpoint-ms <n>",
       "sign a checkpoint this often when there is something new (default 1000)",
     )
+    .option("--batch-keys <file>", "keys of senders with a MAC, ID:HEX a line")
     .option("--allow-anonymous", "take batches from anyone, not only on loopback")
     .option(
       "--tls-cert <file>",

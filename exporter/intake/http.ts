@@ -5,11 +5,16 @@ import rateLimit from "@fastify/rate-limit";
 import fastifyStatic from "@fastify/static";
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from "fastify";
 import type { Logger } from "pino";
+import { type BatchHeader, parseBatchHeader } from "../../record/batch.ts";
+import { RECOVERED_LINKS, RECOVERED_MAC, SENDER_NONE } from "../../record/fields.ts";
 import {
   BATCH_PATH,
   BATCH_TYPE,
+  KEY_ID_HEADER,
   MAX_BATCH_BYTES,
   RECEIPT_HEADER,
+  RECEIPT_MAC_HEADER,
+  RECOVERED_HEADER,
   REFUSAL_HEADER,
   REFUSED_BUSY,
   REFUSED_FORBIDDEN,
@@ -18,9 +23,11 @@ import {
   REFUSED_MALFORMED,
   REFUSED_ROLLBACK,
   REFUSED_TOO_LARGE,
+  REFUSED_UNAUTHENTICATED,
   WANT_HEADER,
 } from "../../record/wire.ts";
 import { isLoopback, type Sender, senderOf } from "../access/identity.ts";
+import { type BatchKeys, judgeMac, macOfReceipt } from "../access/mac.ts";
 import { isAllowed, type Role, type Rules } from "../access/rules.ts";
 import type { Metrics } from "../metrics.ts";
 import type { Answer, Intake, Refusal } from "./intake.ts";
@@ -32,6 +39,7 @@ const STATUS: Readonly<Record<string, number>> = {
   [REFUSED_HOLE]: 409,
   [REFUSED_TOO_LARGE]: 413,
   [REFUSED_FORBIDDEN]: 403,
+  [REFUSED_UNAUTHENTICATED]: 401,
   [REFUSED_BUSY]: 503,
 };
 
@@ -66,6 +74,15 @@ export type HttpOptions = {
   /** Senders have identities: client certificates, a sidecar's word, or keys. */
   readonly needsIdentity: boolean;
   readonly trustXfcc: boolean;
+  /** Keys of the MACs over batches; a batch with a MAC is refused if absent. */
+  readonly batchKeys?: BatchKeys | undefined;
+  /** Entries were taken in that came out of an Envoy's log. */
+  readonly onRecovered: (
+    chain: Uint8Array,
+    seq: number,
+    count: number,
+    proof: number,
+  ) => Promise<void>;
   /** Connections at a time; one more is closed at once. */
   readonly maxConnections: number;
 };
@@ -89,13 +106,19 @@ export function createHttp(options: HttpOptions): FastifyInstance {
   const sender = (request: FastifyRequest): Sender =>
     senderOf(request.raw.socket, request.headers, options.trustXfcc);
 
+  const may = (request: FastifyRequest, role: Role, who: Sender): boolean => {
+    const isLocal = isLoopback(request.raw.socket.remoteAddress);
+    const { rules, needsIdentity } = options;
+    return isAllowed(rules, role, who, { needsIdentity, isLocal });
+  };
+
   app.addHook("onRequest", async (request, reply) => {
     const { role } = request.routeOptions.config;
     if (role === undefined) return;
+    // Whose the MAC is shows when the body is there: write() asks again then.
+    if (role === "write" && request.headers[KEY_ID_HEADER] !== undefined) return;
     const who = sender(request);
-    const isLocal = isLoopback(request.raw.socket.remoteAddress);
-    if (isAllowed(options.rules, role, who, { needsIdentity: options.needsIdentity, isLocal }))
-      return;
+    if (may(request, role, who)) return;
     const message = `${who.name || "a caller without an identity"} may not ${role} here`;
     if (role === "write") return refuse(reply, { refusal: REFUSED_FORBIDDEN, message });
     return reply.code(403).send({ code: "forbidden", message });
@@ -144,15 +167,39 @@ export function createHttp(options: HttpOptions): FastifyInstance {
           return reply.code(415).send({ code: "error", message: `the body must be ${BATCH_TYPE}` });
         }
         const stop = metrics.receiptSeconds.startTimer();
-        const answer: Answer = await intake.accept(request.body, sender(request));
+        const keyId = request.headers[KEY_ID_HEADER];
+        const mac = judgeMac(
+          request.body,
+          typeof keyId === "string" ? keyId : undefined,
+          options.batchKeys ?? new Map(),
+        );
+        if (mac !== null && "problem" in mac) {
+          return refuse(reply, { refusal: REFUSED_UNAUTHENTICATED, message: mac.problem });
+        }
+        const known = sender(request);
+        const who = known.auth === SENDER_NONE ? (mac?.sender ?? known) : known;
+        const isRecovery = request.headers[RECOVERED_HEADER] !== undefined;
+        if (!may(request, "write", who) || (isRecovery && !may(request, "administer", known))) {
+          const message = `${who.name || "a caller without an identity"} may not do that here`;
+          return refuse(reply, { refusal: REFUSED_FORBIDDEN, message });
+        }
+        const answer: Answer = await intake.accept(request.body, who, isRecovery);
         if ("refusal" in answer) return refuse(reply, answer);
+        if (isRecovery && answer.added > 0) {
+          const { chain, firstSeq } = parseBatchHeader(request.body) as BatchHeader;
+          const proof = mac === null ? RECOVERED_LINKS : RECOVERED_MAC;
+          await options.onRecovered(chain, firstSeq + answer.skipped, answer.added, proof);
+        }
         stop();
         metrics.batches.inc({ outcome: "receipted" });
         metrics.entries.inc({ outcome: "added" }, answer.added);
         metrics.entries.inc({ outcome: "skipped" }, answer.skipped);
-        return reply
-          .header(RECEIPT_HEADER, Buffer.from(answer.receipt).toString("base64"))
-          .send("");
+        reply.header(RECEIPT_HEADER, Buffer.from(answer.receipt).toString("base64"));
+        if (mac !== null) {
+          const proof = macOfReceipt(mac.key, mac.chain, answer.receipt);
+          reply.header(RECEIPT_MAC_HEADER, proof.toString("base64"));
+        }
+        return reply.send("");
       });
     });
     done();

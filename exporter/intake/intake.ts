@@ -74,8 +74,11 @@ export class Intake {
     this.#options = options;
   }
 
-  /** Answers one batch. Keeps parts of `batch` until they are published. */
-  async accept(batch: Buffer, sender: Sender): Promise<Answer> {
+  /**
+   * Answers one batch. Keeps parts of `batch` until they are published. A recovery brings home what another sender made:
+   * whoever asks for one must have been allowed to.
+   */
+  async accept(batch: Buffer, sender: Sender, isRecovery = false): Promise<Answer> {
     const { log, quarantine } = this.#options;
     if (this.isDraining) return refused(REFUSED_BUSY, "this exporter is shutting down");
     if (log.isDiskFull) return refused(REFUSED_BUSY, "the disk is full");
@@ -83,7 +86,7 @@ export class Intake {
     if (batch.length > MAX_BATCH_BYTES) {
       return refused(REFUSED_TOO_LARGE, `a batch has at most ${MAX_BATCH_BYTES} bytes`);
     }
-    const answer = await this.#judge(batch, sender);
+    const answer = await this.#judge(batch, sender, isRecovery);
     if (
       "refusal" in answer &&
       [REFUSED_MALFORMED, REFUSED_FORK, REFUSED_ROLLBACK].includes(answer.refusal)
@@ -93,7 +96,7 @@ export class Intake {
     return answer;
   }
 
-  async #judge(batch: Buffer, sender: Sender): Promise<Answer> {
+  async #judge(batch: Buffer, sender: Sender, isRecovery: boolean): Promise<Answer> {
     const { log, chains, signer } = this.#options;
     const header = parseBatchHeader(batch);
     if (header === null) return refused(REFUSED_MALFORMED, "no batch header");
@@ -108,7 +111,7 @@ export class Intake {
     const id = Buffer.from(header.chain).toString("hex");
     const known = chains.get(id);
     const owner = known?.sender ?? "";
-    if (owner !== "" && owner !== sender.name) {
+    if (owner !== "" && owner !== sender.name && !isRecovery) {
       return refused(REFUSED_FORBIDDEN, `chain ${id} began with another sender`);
     }
     const next = known?.nextSeq ?? 0;
@@ -138,7 +141,7 @@ export class Intake {
         );
       }
       // The lookup may have waited: another batch of this chain may have been taken in meanwhile.
-      if (known.nextSeq !== next) return this.#judge(batch, sender);
+      if (known.nextSeq !== next) return this.#judge(batch, sender, isRecovery);
     }
     const added = header.count - skipped;
     if (added > 0) {
@@ -151,7 +154,7 @@ export class Intake {
       const { firstIndex } = log.append(batch.subarray(from), leaves);
       const head = checked.digests.subarray(-DIGEST_BYTES);
       chains.extend(id, header.firstSeq + skipped, firstIndex, added, head);
-      if (owner === "" && sender.auth !== SENDER_NONE) {
+      if (owner === "" && sender.auth !== SENDER_NONE && !isRecovery) {
         chains.bind(id, sender.name);
         this.#options.onBound(header.chain, sender);
       }

@@ -13,6 +13,10 @@ import {
   F_KIND,
   F_PREV,
   F_PRODUCER,
+  F_RECOVERED_CHAIN,
+  F_RECOVERED_COUNT,
+  F_RECOVERED_PROOF,
+  F_RECOVERED_SEQ,
   F_SALT,
   F_SENDER_AUTH,
   F_SENDER_CHAIN,
@@ -23,6 +27,7 @@ import {
   KIND_CLOSE,
   KIND_HEARTBEAT,
   KIND_OPEN,
+  KIND_RECOVERED,
   KIND_SENDER,
   SALT_BYTES,
 } from "../../record/fields.ts";
@@ -67,6 +72,16 @@ export class OwnChain {
       { number: F_SENDER_CHAIN, value: Uint8Array.from(chain) },
       { number: F_SENDER_NAME, value: Buffer.from(name) },
       { number: F_SENDER_AUTH, value: auth },
+    ]);
+  }
+
+  /** Says that entries came home out of an Envoy's log; `proof` is a RECOVERED_* value. */
+  recovered(chain: Uint8Array, seq: number, count: number, proof: number): Promise<void> {
+    return this.write(KIND_RECOVERED, [
+      { number: F_RECOVERED_CHAIN, value: Uint8Array.from(chain) },
+      { number: F_RECOVERED_SEQ, value: seq },
+      { number: F_RECOVERED_COUNT, value: count },
+      { number: F_RECOVERED_PROOF, value: proof },
     ]);
   }
 

@@ -13,7 +13,12 @@ export type Stream = {
   readonly headers: readonly (readonly [Uint8Array, Uint8Array])[];
 };
 
-export type Call = { readonly token: number; readonly body: Buffer; readonly cluster: string };
+export type Call = {
+  readonly token: number;
+  readonly body: Buffer;
+  readonly cluster: string;
+  readonly headers: readonly (readonly [string, string])[];
+};
 
 const OK = 0;
 const NOT_FOUND = 1;
@@ -240,7 +245,8 @@ export class Host {
         const token = ++this.#tokens;
         this.#bytes(args[9] ?? 0, 4).writeUInt32LE(token);
         const body = Buffer.from(this.#bytes(e, g));
-        this.calls.push({ token, body, cluster: this.#bytes(a, b).toString() });
+        const headers = parsePairs(Buffer.from(this.#bytes(c, d)));
+        this.calls.push({ token, body, cluster: this.#bytes(a, b).toString(), headers });
         return OK;
       }
       case "proxy_record_metric": {
@@ -289,6 +295,21 @@ export class Host {
         throw new Error(`this host has no ${name}`);
     }
   }
+}
+
+function parsePairs(bytes: Buffer): [string, string][] {
+  const count = bytes.readUInt32LE(0);
+  let at = 4 + 8 * count;
+  return Array.from({ length: count }, (_, i) => {
+    const keyEnd = at + bytes.readUInt32LE(4 + 8 * i);
+    const end = keyEnd + 1 + bytes.readUInt32LE(8 + 8 * i);
+    const pair: [string, string] = [
+      bytes.toString("latin1", at, keyEnd),
+      bytes.toString("latin1", keyEnd + 1, end),
+    ];
+    at = end + 1;
+    return pair;
+  });
 }
 
 function formatPairs(pairs: readonly (readonly [Uint8Array, Uint8Array])[]): Buffer {
