@@ -56,8 +56,31 @@ const FIELDS_BY_NAME: ReadonlyMap<string, Field> = new Map(
   fieldTable().map((field) => [field.name, field]),
 );
 
-/** Field numbers of protobuf end here. */
-const MAX_FIELD_NUMBER = 536_870_911;
+/** Field numbers of protobuf end at 2^29 - 1: so do tags. */
+const MAX_TAG = 2 ** 32 - 1;
+
+// The table by number, for the scanner.
+const NUMBERS = 2048;
+const TYPE_OF = new Uint8Array(NUMBERS);
+const MIN_OF = new Uint32Array(NUMBERS);
+const MAX_OF = new Uint32Array(NUMBERS);
+const TIMES_OF = new Uint8Array(NUMBERS);
+/** Kinds that may carry a field; 0 for a number that this version does not know. */
+const KINDS_OF = new Int32Array(NUMBERS);
+for (const { number, type, min, max, times, kinds } of fieldTable()) {
+  TYPE_OF[number] = type;
+  MIN_OF[number] = min;
+  MAX_OF[number] = max;
+  TIMES_OF[number] = times;
+  KINDS_OF[number] = kinds;
+}
+
+/** A bit for each kind that this version knows. */
+const KNOWN_KINDS: number = (() => {
+  let known = 0;
+  for (let kind = 1; kind < 32; kind++) if (kindName(kind) !== "") known |= 1 << kind;
+  return known;
+})();
 
 /** The fields 1 to 6 stand in every entry: bits 1 to 6. */
 const ENVELOPE = 0x7e;
@@ -103,13 +126,14 @@ export class Scanner {
     let last = 0;
     let times = 0;
     let seen = 0;
+    let kindBit = 0;
     let isNewer = false;
     while (this.#at < to) {
       const tag = this.#varint(bytes, to);
-      if (tag < 0) return ENTRY_MALFORMED;
-      const number = Math.floor(tag / 8);
-      const type = tag % 8;
-      if (number === 0 || number > MAX_FIELD_NUMBER || number < last) return ENTRY_MALFORMED;
+      if (tag < 0 || tag > MAX_TAG) return ENTRY_MALFORMED;
+      const number = tag >>> 3;
+      const type = tag & 7;
+      if (number === 0 || number < last) return ENTRY_MALFORMED;
       if (type !== TYPE_UINT && type !== TYPE_BYTES) return ENTRY_MALFORMED;
       times = number === last ? times + 1 : 1;
       last = number;
@@ -120,25 +144,33 @@ export class Scanner {
         if (value > to - at) return ENTRY_MALFORMED;
         this.#at = at + value;
       }
-      const field = TABLE[number];
-      if (field === undefined) {
+      // Typed arrays and not the table's objects: a third of the time (measured).
+      if (number >= NUMBERS || KINDS_OF[number] === 0) {
         isNewer = true;
       } else {
-        if (field.type !== type || times > field.times) return ENTRY_MALFORMED;
-        if (type === TYPE_BYTES && (value < field.min || value > field.max)) return ENTRY_MALFORMED;
+        if (type !== TYPE_OF[number] || times > (TIMES_OF[number] as number))
+          return ENTRY_MALFORMED;
+        if (
+          type === TYPE_BYTES &&
+          (value < (MIN_OF[number] as number) || value > (MAX_OF[number] as number))
+        ) {
+          return ENTRY_MALFORMED;
+        }
         if (number <= F_SALT) {
           seen |= 1 << number;
-          if (number === F_KIND) this.kind = value;
-          else if (number === F_CHAIN) this.chainAt = at;
+          if (number === F_KIND) {
+            this.kind = value;
+            kindBit = value < 32 ? (1 << value) & KNOWN_KINDS : 0;
+          } else if (number === F_CHAIN) this.chainAt = at;
           else if (number === F_SEQ) this.seq = value;
           else if (number === F_PREV) this.prevAt = at;
           else if (number === F_TIME) this.time = value;
           else this.saltAt = at;
         }
-        if (kindName(this.kind) === "") isNewer = true;
-        else if ((field.kinds & (1 << this.kind)) === 0) return ENTRY_MALFORMED;
+        if (kindBit === 0) isNewer = true;
+        else if (((KINDS_OF[number] as number) & kindBit) === 0) return ENTRY_MALFORMED;
       }
-      onField?.(number, type, value, at);
+      if (onField !== undefined) onField(number, type, value, at);
     }
     if (seen !== ENVELOPE || this.kind === 0) return ENTRY_MALFORMED;
     // A chain begins with its `open`, and nothing else is its beginning.
@@ -149,9 +181,15 @@ export class Scanner {
 
   /** Returns a minimal varint of at most 2^53 - 1 and moves past it, or -1. */
   #varint(bytes: Uint8Array, to: number): number {
-    let value = 0;
-    let scale = 1;
     let at = this.#at;
+    if (at >= to) return -1;
+    let value = bytes[at++] as number;
+    if (value < 0x80) {
+      this.#at = at;
+      return value;
+    }
+    value &= 0x7f;
+    let scale = 128;
     for (;;) {
       if (at >= to) return -1;
       const byte = bytes[at++] as number;

@@ -2,12 +2,9 @@
  * Takes batches in: checks every entry and every link, decides what is new, and answers with a receipt or a refusal
  * (FORMAT.md section 5). Knows no HTTP.
  */
-import { hash } from "node:crypto";
 import { parseBatchHeader } from "../../record/batch.ts";
-import { ENTRY_MALFORMED, Scanner } from "../../record/codec.ts";
-import { CHAIN_BYTES, DIGEST_BYTES, SENDER_NONE } from "../../record/fields.ts";
+import { DIGEST_BYTES, SENDER_NONE } from "../../record/fields.ts";
 import {
-  ENTRY_PREFIX_BYTES,
   MAX_BATCH_BYTES,
   REFUSED_BUSY,
   REFUSED_FORBIDDEN,
@@ -22,6 +19,7 @@ import type { Checkpoint } from "../log/checkpoint.ts";
 import type { Signer, Verifier } from "../log/note.ts";
 import { openReceipt, signReceipt } from "../log/receipt.ts";
 import type { Chain, Chains } from "./chains.ts";
+import { type Checked, checkEntries } from "./check.ts";
 
 /** What the intake needs of the log. */
 export type Log = {
@@ -62,12 +60,8 @@ export type IntakeOptions = {
 /** More bytes than this that wait for their fsync, and the sender is asked to wait. */
 const MAX_WAITING_BYTES = 64 * 1024 * 1024;
 
-/** Digests of a batch's entries one behind the other, and where each entry ends. */
-type Checked = { readonly ends: Uint32Array; readonly digests: Buffer };
-
 export class Intake {
   readonly #options: IntakeOptions;
-  readonly #scanner = new Scanner();
   isDraining = false;
 
   constructor(options: IntakeOptions) {
@@ -100,13 +94,7 @@ export class Intake {
     const { log, chains, signer } = this.#options;
     const header = parseBatchHeader(batch);
     if (header === null) return refused(REFUSED_MALFORMED, "no batch header");
-    const checked = this.#check(
-      batch,
-      header.chain,
-      header.firstSeq,
-      header.count,
-      header.entriesAt,
-    );
+    const checked = checkEntries(batch, header);
     if (typeof checked === "string") return refused(REFUSED_MALFORMED, checked);
     const id = Buffer.from(header.chain).toString("hex");
     const known = chains.get(id);
@@ -145,8 +133,9 @@ export class Intake {
     }
     const added = header.count - skipped;
     if (added > 0) {
-      const prevAt = skipped === 0 ? this.#firstPrev(batch, header.entriesAt) : null;
-      if (known !== undefined && prevAt !== null && !prevAt.equals(known.head)) {
+      const { prevAt } = checked;
+      const prev = batch.subarray(prevAt, prevAt + DIGEST_BYTES);
+      if (known !== undefined && skipped === 0 && !known.head.equals(prev)) {
         return refused(REFUSED_FORK, `seq ${next} does not follow the head that is held`);
       }
       const from = skipped === 0 ? header.entriesAt : (checked.ends[skipped - 1] ?? 0);
@@ -177,57 +166,6 @@ export class Intake {
       signer,
     );
     return { receipt, added, skipped };
-  }
-
-  /** Returns where each entry ends and its digest, or what is wrong. */
-  #check(
-    batch: Buffer,
-    chain: Uint8Array,
-    firstSeq: number,
-    count: number,
-    from: number,
-  ): Checked | string {
-    const scanner = this.#scanner;
-    if (count * ENTRY_PREFIX_BYTES > batch.length) return "the count is too large";
-    const ends = new Uint32Array(count);
-    const digests = Buffer.allocUnsafe(count * DIGEST_BYTES);
-    let at = from;
-    for (let i = 0; i < count; i++) {
-      if (at + ENTRY_PREFIX_BYTES > batch.length) return `entry ${i} is cut off`;
-      const end = at + ENTRY_PREFIX_BYTES + batch.readUInt16BE(at);
-      if (end > batch.length) return `entry ${i} is cut off`;
-      if (batch[at + 2] !== 0) return `entry ${i} is not behind a byte 0x00`;
-      const start = at + ENTRY_PREFIX_BYTES;
-      if (scanner.scan(batch, start, end) === ENTRY_MALFORMED) return `entry ${i} is malformed`;
-      const { chainAt, prevAt, seq } = scanner;
-      if (batch.compare(chain, 0, CHAIN_BYTES, chainAt, chainAt + CHAIN_BYTES) !== 0) {
-        return `entry ${i} is of another chain`;
-      }
-      if (seq !== firstSeq + i) return `entry ${i} has seq ${seq}, not ${firstSeq + i}`;
-      const digestAt = i * DIGEST_BYTES;
-      const prevEnd = prevAt + DIGEST_BYTES;
-      if (
-        i > 0 &&
-        batch.compare(digests, digestAt - DIGEST_BYTES, digestAt, prevAt, prevEnd) !== 0
-      ) {
-        return `entry ${i} does not follow the one before it`;
-      }
-      // A string in between costs half of what an array a digest does.
-      const digest = hash("sha256", batch.subarray(at + 2, end), "binary");
-      digests.write(digest, digestAt, "latin1");
-      ends[i] = end;
-      at = end;
-    }
-    return at === batch.length ? { ends, digests } : "bytes behind the last entry";
-  }
-
-  #firstPrev(batch: Buffer, at: number): Buffer {
-    this.#scanner.scan(
-      batch,
-      at + ENTRY_PREFIX_BYTES,
-      at + ENTRY_PREFIX_BYTES + batch.readUInt16BE(at),
-    );
-    return batch.subarray(this.#scanner.prevAt, this.#scanner.prevAt + DIGEST_BYTES);
   }
 
   /**

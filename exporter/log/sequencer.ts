@@ -11,6 +11,7 @@ import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
 import { codeOf, MeshsealError } from "../errors.ts";
 import type { Store } from "../store/store.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { hashLeaves } from "./hasher.ts";
 import { HASH_BYTES } from "./merkle.ts";
 import type { Publishing } from "./remote-publisher.ts";
 import { parseBundle, TILE_WIDTH, tilePath } from "./tile.ts";
@@ -18,6 +19,9 @@ import { formatRecord, type Wal } from "./wal.ts";
 
 /** Time between two tries when the disk is full, in milliseconds. */
 const RETRY_MS = 500;
+
+/** Bytes of entries hashed in one call. */
+const HASH_AT_ONCE_BYTES = 1024 * 1024;
 
 /** Bytes the publisher may be behind before the next group waits. */
 const MAX_BEHIND_BYTES = 32 * 1024 * 1024;
@@ -190,11 +194,7 @@ export class Sequencer {
   async #writeGroup(group: readonly Appended[]): Promise<void> {
     const entries = group.map((appended) => appended.entries);
     const record = await this.#untilRoom(() => this.#options.wal.append(this.#durable, entries));
-    const leaves = Buffer.allocUnsafeSlow(
-      group.reduce((sum, appended) => sum + appended.leaves.length, 0),
-    );
-    let at = 0;
-    for (const appended of group) at += appended.leaves.copy(leaves, at);
+    const leaves = owned(group.map((appended) => appended.leaves));
     this.#durable += leaves.length / HASH_BYTES;
     const bytes = record.length;
     this.#behindBytes += bytes;
@@ -272,19 +272,35 @@ export class Sequencer {
   }
 
   #leavesOf(entries: Buffer, firstIndex: number, known: number, visit: EntryVisitor): Buffer {
-    const leaves: Buffer[] = [];
+    const all: Buffer[] = [];
     let index = firstIndex;
-    for (let at = 0; at < entries.length; index++) {
-      const end = at + ENTRY_PREFIX_BYTES + entries.readUInt16BE(at);
-      const leaf = hash("sha256", entries.subarray(at + 2, end), "buffer");
-      leaves.push(leaf);
-      if (index >= known && index >= this.#next) {
-        visit(entries.subarray(at + ENTRY_PREFIX_BYTES, end), leaf, index);
+    for (let from = 0; from < entries.length; ) {
+      const starts: number[] = [];
+      let to = from;
+      for (; to < entries.length && to - from < HASH_AT_ONCE_BYTES; ) {
+        starts.push(to);
+        to += ENTRY_PREFIX_BYTES + entries.readUInt16BE(to);
       }
-      at = end;
+      const leaves = hashLeaves(entries.subarray(from, to), starts.length);
+      all.push(leaves);
+      for (const [i, start] of starts.entries()) {
+        if (index >= known && index >= this.#next) {
+          const leaf = leaves.subarray(i * HASH_BYTES, (i + 1) * HASH_BYTES);
+          const entry = entries.subarray(start + ENTRY_PREFIX_BYTES, starts[i + 1] ?? to);
+          visit(entry, leaf, index);
+        }
+        index++;
+      }
+      from = to;
     }
-    const all = Buffer.allocUnsafeSlow(leaves.length * HASH_BYTES);
-    for (const [i, leaf] of leaves.entries()) leaf.copy(all, i * HASH_BYTES);
-    return all;
+    return owned(all);
   }
+}
+
+/** Returns the parts one behind the other in an ArrayBuffer of their own. */
+function owned(parts: readonly Buffer[]): Buffer {
+  const all = Buffer.allocUnsafeSlow(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) at += part.copy(all, at);
+  return all;
 }

@@ -5,8 +5,8 @@
  * Pure. A hash tile is up to 256 hashes of 32 bytes; an entry bundle is up to 256 times
  * `uint16 length, big-endian || entry`.
  */
-import { hash } from "node:crypto";
-import { HASH_BYTES, sha256 } from "./merkle.ts";
+import { hashTree } from "./hasher.ts";
+import { sha256 } from "./merkle.ts";
 
 /** Hashes in a full tile, and entries in a full bundle. */
 export const TILE_WIDTH = 256;
@@ -74,21 +74,9 @@ function* rowOf(level: number | "entries", count: number): Generator<Tile> {
   if (count % TILE_WIDTH > 0) yield { level, index: full, width: count % TILE_WIDTH };
 }
 
-const scratch = Buffer.allocUnsafeSlow(TILE_WIDTH * HASH_BYTES);
-const node = Buffer.allocUnsafeSlow(1 + 2 * HASH_BYTES);
-node[0] = 0x01;
-
 /** Returns the root over the hashes in `tile`, of which there must be a power of two, 256 at most. */
 export function tileRoot(tile: Uint8Array): Uint8Array {
-  // All in one buffer, and digests as latin1 strings: half the time of one array a hash (measured: 0.7 us, 1.4 us).
-  scratch.set(tile);
-  for (let count = tile.length / HASH_BYTES; count > 1; count /= 2) {
-    for (let i = 0; i < count / 2; i++) {
-      scratch.copy(node, 1, 2 * i * HASH_BYTES, 2 * (i + 1) * HASH_BYTES);
-      scratch.write(hash("sha256", node, "binary"), i * HASH_BYTES, "latin1");
-    }
-  }
-  return Uint8Array.from(scratch.subarray(0, HASH_BYTES));
+  return hashTree(tile);
 }
 
 /** Returns the entries of a bundle, or null unless it holds exactly `width` of them and nothing after. */

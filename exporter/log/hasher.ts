@@ -1,0 +1,68 @@
+/**
+ * Hashes many entries or nodes in one call (RFC 6962, section 2.1): four at a time in wasm vectors (sha256x4.as.ts). For
+ * messages this short Node's own SHA-256 is mostly the way to it: 1.2 us a leaf of 300 bytes and 0.7 us a node, here 0.6 and
+ * 0.25 (measured).
+ *
+ * Lengths must be checked before: a wrong one would hash other bytes of this memory, or trap.
+ */
+import { HASH_BYTES } from "./merkle.ts";
+import { SHA256X4_WASM } from "./sha256x4-wasm.ts";
+
+type Exports = {
+  readonly memory: WebAssembly.Memory;
+  readonly free: () => number;
+  readonly leaves: (from: number, count: number, to: number) => void;
+  readonly bundle: (from: number, count: number, to: number, scratch: number) => void;
+  readonly root: (at: number, count: number) => void;
+};
+
+const PAGE_BYTES = 65_536;
+/** Four entries of the longest length, each behind its 0x00. */
+const SCRATCH_BYTES = 4 * 65_536;
+
+const { exports } = new WebAssembly.Instance(
+  new WebAssembly.Module(Buffer.from(SHA256X4_WASM, "base64")),
+);
+const wasm = exports as Exports;
+const scratchAt = wasm.free();
+const inputAt = scratchAt + SCRATCH_BYTES;
+let memory = Buffer.from(wasm.memory.buffer);
+
+/** Returns the leaf hashes of `count` entries that stand in `entries` as in a batch, in an ArrayBuffer of their own. */
+export function hashLeaves(entries: Uint8Array, count: number): Buffer {
+  const to = putInput(entries, count);
+  wasm.leaves(inputAt, count, to);
+  return takeHashes(to, count);
+}
+
+/** Returns the leaf hashes of the first `count` entries of an entry bundle. */
+export function hashBundle(bundle: Uint8Array, count: number): Buffer {
+  const to = putInput(bundle, count);
+  wasm.bundle(inputAt, count, to, scratchAt);
+  return takeHashes(to, count);
+}
+
+/** Returns the root over `hashes`, of which there must be a power of two. */
+export function hashTree(hashes: Uint8Array): Uint8Array {
+  putInput(hashes, 0);
+  wasm.root(inputAt, hashes.length / HASH_BYTES);
+  return Uint8Array.prototype.slice.call(memory, inputAt, inputAt + HASH_BYTES);
+}
+
+/** Copies `bytes` to the input, makes room for `count` hashes behind it, and returns where. */
+function putInput(bytes: Uint8Array, count: number): number {
+  const to = inputAt + bytes.length;
+  const missing = to + count * HASH_BYTES - memory.length;
+  if (missing > 0) {
+    wasm.memory.grow(Math.ceil(missing / PAGE_BYTES));
+    memory = Buffer.from(wasm.memory.buffer);
+  }
+  memory.set(bytes, inputAt);
+  return to;
+}
+
+function takeHashes(at: number, count: number): Buffer {
+  const hashes = Buffer.allocUnsafeSlow(count * HASH_BYTES);
+  memory.copy(hashes, 0, at, at + hashes.length);
+  return hashes;
+}
