@@ -12,7 +12,7 @@
 import { execFileSync } from "node:child_process";
 import { parseArgs } from "node:util";
 import { median, quartiles } from "./figures.ts";
-import { load, type Mesh, openLoad, type Proxy, startMesh, stat } from "./mesh.ts";
+import { load, type Mesh, openLoad, type Running, startMesh, stat } from "./mesh.ts";
 import { fineCpuMicros, residentMebibytes } from "./process.ts";
 import { VARIANTS, type Variant } from "./variants.ts";
 
@@ -39,7 +39,7 @@ const { values: options } = parseArgs({
     memory: { type: "string", default: "1000000" },
     only: { type: "string", default: VARIANTS.join(",") },
     filter: { type: "string", default: "build/filter.wasm" },
-    "access-log": { type: "string", default: "build/access-log.wasm" },
+    "access-log": { type: "string", default: "build/filter.wasm" },
   },
 });
 const starts = options.quick ? 1 : Number(options.starts);
@@ -50,7 +50,7 @@ const variants = VARIANTS.filter((variant) => options.only.split(",").includes(v
 type Round = Map<Variant, Record<Case, number>>;
 
 /** One burst on each case of each variant, in an order that changes with `turn`. */
-function measure(proxies: Map<Variant, Proxy>, turn: number): Round {
+function measure(proxies: Map<Variant, Running>, turn: number): Round {
   const figures: Round = new Map();
   const order = [...proxies].map((_, i, all) => all[(i + turn) % all.length]);
   for (const each of turn % 2 === 0 ? order : order.reverse()) {
@@ -68,7 +68,7 @@ function measure(proxies: Map<Variant, Proxy>, turn: number): Round {
 }
 
 /** Requests that ours did not write: too many of them, and what was measured is not the work. */
-async function missed(proxies: Map<Variant, Proxy>): Promise<number> {
+async function missed(proxies: Map<Variant, Running>): Promise<number> {
   let count = 0;
   for (const variant of ["filter", "access-log"] as const) {
     const proxy = proxies.get(variant);

@@ -12,12 +12,12 @@ import { findEnvoy } from "../../scripts/envoy.mjs";
 import { type Exporter, startExporter } from "../support/exporter.ts";
 import { bootstrap, type Modules, upstreamBootstrap, type Variant } from "./variants.ts";
 
-export type Proxy = { readonly port: number; readonly admin: number; readonly pid: number };
+export type Running = { readonly port: number; readonly admin: number; readonly pid: number };
 
 export type Mesh = {
   readonly envoyVersion: string;
   /** Starts an Envoy for each variant, in place of those that run. */
-  readonly restart: (variants: readonly Variant[]) => Promise<Map<Variant, Proxy>>;
+  readonly restart: (variants: readonly Variant[]) => Promise<Map<Variant, Running>>;
   readonly stop: () => Promise<void>;
 };
 
@@ -82,10 +82,10 @@ export async function startMesh(modules: { filter: string; accessLog: string }):
     await startEnvoy("upstream", upstreamBootstrap(ports.upstream, upstreamAdmin), upstreamAdmin);
     const files: Modules = { ...modules, noop, accessLogFile: join(dir, "access.log") };
     let running: ChildProcess[] = [];
-    const restart = async (variants: readonly Variant[]): Promise<Map<Variant, Proxy>> => {
+    const restart = async (variants: readonly Variant[]): Promise<Map<Variant, Running>> => {
       await Promise.all(running.map(stop));
       rmSync(files.accessLogFile, { force: true });
-      const proxies = new Map<Variant, Proxy>();
+      const proxies = new Map<Variant, Running>();
       running = [];
       for (const variant of variants) {
         const [port, admin] = [await freePort(), await freePort()];
@@ -114,13 +114,13 @@ async function freePort(): Promise<number> {
 }
 
 /** Returns one of Envoy's stats, 0 where it has none of that name. */
-export async function stat(proxy: Proxy, name: string): Promise<number> {
+export async function stat(proxy: Running, name: string): Promise<number> {
   const answer = await request(`http://127.0.0.1:${proxy.admin}/stats?filter=${name}`);
   return Number(new RegExp(`^${name}: (\\d+)$`, "m").exec(await answer.body.text())?.[1] ?? 0);
 }
 
 /** Requests over 16 keep-alive connections, as fast as they are answered. Throws unless all are answered well. */
-export function load(proxy: Proxy, path: string, count: number): void {
+export function load(proxy: Running, path: string, count: number): void {
   const args = ["-n", String(count), "-c", "16", "--h1", "-H", "user-agent: bench/1.0"];
   const out = execFileSync("h2load", [...args, `http://127.0.0.1:${proxy.port}${path}`]).toString();
   const done = Number(/(\d+) succeeded/.exec(out)?.[1]);
@@ -128,7 +128,7 @@ export function load(proxy: Proxy, path: string, count: number): void {
 }
 
 /** Sends `rate` requests a second, whether or not the ones before are answered in time. Returns their milliseconds, in order of size. */
-export function openLoad(proxy: Proxy, path: string, rate: number, seconds: number): number[] {
+export function openLoad(proxy: Running, path: string, rate: number, seconds: number): number[] {
   const file = join(mkdtempSync(join(tmpdir(), "meshseal-h2load-")), "requests.tsv");
   const clients = 16;
   const paced = [`--rps=${rate / clients}`, "-D", String(seconds), "-c", String(clients), "--h1"];

@@ -18,15 +18,7 @@ export type Modules = {
 };
 
 /** `filter` and `access-log` are ours, `noop` is a module that does nothing, the last three are Envoy's own loggers. */
-export const VARIANTS = [
-  "none",
-  "noop",
-  "filter",
-  "access-log",
-  "file",
-  "grpc",
-  "otel",
-] as const;
+export const VARIANTS = ["none", "noop", "filter", "access-log", "file", "grpc", "otel"] as const;
 export type Variant = (typeof VARIANTS)[number];
 
 type Json = { readonly [key: string]: unknown };
