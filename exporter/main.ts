@@ -19,7 +19,7 @@ import { Intake } from "./intake/intake.ts";
 import { OWN_HEARTBEAT_MS, OwnChain } from "./intake/own-chain.ts";
 import { openQuarantine } from "./intake/quarantine.ts";
 import { Refusals } from "./intake/refusals.ts";
-import { type LogKey, loadKey } from "./keys.ts";
+import { keyHistory, type LogKey, loadKey, noteKeys, pendingStatement } from "./keys.ts";
 import { takeLock } from "./lock.ts";
 import { HASH_BYTES } from "./log/merkle.ts";
 import { RemotePublisher } from "./log/remote-publisher.ts";
@@ -58,10 +58,11 @@ export async function serve(settings: Settings): Promise<number> {
 async function run(
   settings: Settings,
   data: string,
-  { signer, verifier }: LogKey,
+  key: LogKey,
   thread: Worker,
   logger: Logger,
 ): Promise<number> {
+  const { signer, verifiers } = key;
   let stop: (code: number) => void = () => {};
   const stopped = new Promise<number>((done) => {
     stop = done;
@@ -94,7 +95,7 @@ async function run(
     log,
     chains,
     signer,
-    verifier,
+    verifiers,
     digestAt: async (index) => {
       if (index >= log.checkpoint.size) await log.publish();
       return readDigest(store, log.checkpoint.size, index);
@@ -121,6 +122,7 @@ async function run(
     needsIdentity: needsIdentity(settings),
     trustXfcc: settings.trustXfcc,
     maxConnections: settings.maxConnections,
+    keys: () => keyHistory(data),
     onRefused: (cause) => refusals.count(cause),
     logDir: join(data, "log"),
     metrics,
@@ -145,6 +147,13 @@ async function run(
   });
 
   await own.open(`meshseal-exporter/${VERSION}`);
+  const statement = pendingStatement(data, key);
+  if (statement !== null) {
+    const vkeys = key.signers.map(({ vkey }) => vkey);
+    await own.keys(vkeys, statement);
+    logger.info({ vkeys }, "these keys sign from here on");
+  }
+  noteKeys(data, key, log.size, new Date());
   await log.publish();
   const [host, port] = splitAddress(settings.listen);
   try {

@@ -5,14 +5,17 @@
 import { bytesOf, decodeEntry, type Entry, uintOf } from "../../record/codec.ts";
 import {
   F_GAP_COUNT,
+  F_KEY_STATEMENT,
   F_RECEIPT,
   KIND_CLOSE,
   KIND_GAP,
   KIND_HEARTBEAT,
+  KIND_KEY,
   kindName,
 } from "../../record/fields.ts";
 import { parseNote } from "../log/note.ts";
-import { openReceipt, parseReceipt } from "../log/receipt.ts";
+import { openReceipt, parseReceipt, type Receipt } from "../log/receipt.ts";
+import { LearnedKeys } from "./learned-keys.ts";
 import { type LogTrust, logKeysAt } from "./policy.ts";
 import type { ChainReport, Findings } from "./report.ts";
 
@@ -32,7 +35,20 @@ export type Claim = {
   readonly root: Uint8Array;
 };
 
+/** A receipt whose key is not known yet: a later entry may tell of it. */
+type Unsigned = {
+  readonly chain: string;
+  readonly seq: number;
+  readonly index: number;
+  readonly bytes: Uint8Array;
+};
+
+/** Such receipts kept at most; what is beyond is judged at once. */
+const MAX_UNSIGNED = 10_000;
+
 export class ChainWalk {
+  readonly #learned = new LearnedKeys();
+  readonly #unsigned: Unsigned[] = [];
   readonly #states = new Map<string, State>();
   readonly #findings: Findings;
   readonly #origin: string;
@@ -88,6 +104,7 @@ export class ChainWalk {
         message,
       });
     }
+    if (entry.kind === KIND_KEY) this.#learned.add(bytesOf(entry, F_KEY_STATEMENT) ?? bytes);
     if (entry.kind === KIND_HEARTBEAT) this.#readReceipt(entry, chain, index);
   }
 
@@ -144,16 +161,38 @@ export class ChainWalk {
       this.foreignReceipts++;
       return;
     }
-    const at = { index, chain, seq: entry.seq } as const;
     const keys = logKeysAt(this.#logs, this.#origin, claimed?.treeSize ?? 0);
     const receipt = openReceipt(bytes, ...keys);
-    if (receipt === null) {
-      // A proxy without TLS or MAC may have been handed a forged one: that says nothing about the log.
-      const message = `the receipt in entry ${index} is not signed by this log's key`;
-      this.#findings.add({ ...at, severity: "cannot-say", cause: "receipt-not-signed", message });
-      return;
+    const at = { index, chain, seq: entry.seq } as const;
+    if (receipt !== null) this.#takeReceipt(receipt, at);
+    else if (this.#unsigned.length < MAX_UNSIGNED) {
+      this.#unsigned.push({ ...at, bytes: Buffer.from(bytes) });
+    } else this.#addUnsigned(at);
+  }
+
+  /** Ends the walk: receipts by keys of the log's own past are judged now that all entries were seen. */
+  finish(): void {
+    const trusted = this.#logs.map(({ verifier }) => verifier);
+    const keys = this.#learned.from(
+      trusted.filter(({ name }) => name === this.#origin),
+      this.#origin,
+    );
+    for (const { bytes, ...at } of this.#unsigned.splice(0)) {
+      const receipt = keys.length === 0 ? null : openReceipt(bytes, ...keys);
+      if (receipt === null) this.#addUnsigned(at);
+      else this.#takeReceipt(receipt, at);
     }
-    if (receipt.chain !== chain || receipt.nextSeq > entry.seq) {
+  }
+
+  #addUnsigned(at: { index: number; chain: string; seq: number }): void {
+    // A proxy without TLS or MAC may have been handed a forged one: that says nothing about the log.
+    const message = `the receipt in entry ${at.index} is not signed by this log's key`;
+    this.#findings.add({ ...at, severity: "cannot-say", cause: "receipt-not-signed", message });
+  }
+
+  #takeReceipt(receipt: Receipt, at: { index: number; chain: string; seq: number }): void {
+    const { index, chain, seq } = at;
+    if (receipt.chain !== chain || receipt.nextSeq > seq) {
       const message = `the receipt in entry ${index} is for seq ${receipt.nextSeq} of chain ${receipt.chain}`;
       this.#findings.add({ ...at, severity: "tampered", cause: "receipt-contradicted", message });
     }

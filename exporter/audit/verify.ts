@@ -59,6 +59,7 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
   if (checkpoint !== null) {
     const tiles = new Tiles(source, checkpoint.size);
     await checkEntries(tiles, walk, findings, options);
+    walk.finish();
     await checkLevels(tiles, findings);
     await checkRoot(tiles, checkpoint, findings);
     await checkClaims(tiles, walk, findings);

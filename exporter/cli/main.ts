@@ -11,6 +11,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   verify: async () => (await import("./verify.ts")).verifyCommand(),
   show: async () => (await import("./show.ts")).showCommand(),
   doctor: async () => (await import("./doctor.ts")).doctorCommand(),
+  rotate: async () => (await import("./rotate.ts")).rotateCommand(),
   keygen: async () => (await import("./keygen.ts")).keygenCommand(),
 };
 

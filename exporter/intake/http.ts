@@ -66,6 +66,8 @@ export type HttpOptions = {
   readonly metrics: Metrics;
   readonly logger: Logger;
   readonly readiness: () => Readiness;
+  /** Every set of verifier keys that the log has had, oldest first. */
+  readonly keys: () => readonly (readonly string[])[];
   /** Counts a refusal that never reached the intake's judgement as well. */
   readonly onRefused: (refusal: string) => void;
   /** Certificate and client authorities; plain HTTP if absent. */
@@ -211,6 +213,7 @@ export function createHttp(options: HttpOptions): FastifyInstance {
     const status = reasons.length === 0 ? "ready" : "not ready";
     return reply.code(reasons.length === 0 ? 200 : 503).send({ status, reasons, ...details });
   });
+  app.get("/keys", { config: { role: "read" } }, () => ({ keys: options.keys() }));
   app.get("/metrics", { config: { role: "read" } }, async (_request, reply) =>
     reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
   );

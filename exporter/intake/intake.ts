@@ -48,7 +48,8 @@ export type IntakeOptions = {
   readonly log: Log;
   readonly chains: Chains;
   readonly signer: Signer;
-  readonly verifier: Verifier;
+  /** This log's keys, also those before a rotation. */
+  readonly verifiers: readonly Verifier[];
   /** Returns the digest of the leaf at `index`. */
   readonly digestAt: (index: number) => Promise<Uint8Array | null>;
   /** A chain's sender is known from now on: says so in the log. Called in the same turn as the chain's `append`. */
@@ -104,7 +105,7 @@ export class Intake {
     }
     const next = known?.nextSeq ?? 0;
     if (header.receipt.length > 0) {
-      const receipt = openReceipt(header.receipt, this.#options.verifier);
+      const receipt = openReceipt(header.receipt, ...this.#options.verifiers);
       if (receipt !== null && receipt.chain === id && receipt.nextSeq > next) {
         const message = `this log receipted the chain up to seq ${receipt.nextSeq} and holds it up to ${next}`;
         return refused(REFUSED_ROLLBACK, message);

@@ -10,6 +10,8 @@ import {
   F_CHAIN,
   F_FORMAT,
   F_HEARTBEAT_MS,
+  F_KEY,
+  F_KEY_STATEMENT,
   F_KIND,
   F_PREV,
   F_PRODUCER,
@@ -26,6 +28,7 @@ import {
   FORMAT_VERSION,
   KIND_CLOSE,
   KIND_HEARTBEAT,
+  KIND_KEY,
   KIND_OPEN,
   KIND_RECOVERED,
   KIND_SENDER,
@@ -64,6 +67,14 @@ export class OwnChain {
 
   close(): Promise<void> {
     return this.write(KIND_CLOSE, []);
+  }
+
+  /** Says which keys sign from here on: `statement` as log/key-statement.ts has it. */
+  keys(vkeys: readonly string[], statement: string): Promise<void> {
+    return this.write(KIND_KEY, [
+      ...vkeys.map((vkey) => ({ number: F_KEY, value: Buffer.from(vkey) })),
+      { number: F_KEY_STATEMENT, value: Buffer.from(statement) },
+    ]);
   }
 
   /** Says who sent the first batch of a chain. */

@@ -28,7 +28,10 @@ const RETRY_MS = 500;
 export type PublisherOptions = {
   readonly store: Store;
   readonly signer: Signer;
-  readonly verifier: Verifier;
+  /** All that sign checkpoints; `signer` first. */
+  readonly signers: readonly Signer[];
+  /** Their keys, and those that signed before: what the last checkpoint is signed with. */
+  readonly verifiers: readonly Verifier[];
   readonly onDiskFull: (isFull: boolean) => void;
 };
 
@@ -99,10 +102,11 @@ export class Publisher {
   }
 
   async #restore(from: number): Promise<Checkpoint> {
-    const { store, verifier } = this.#options;
+    const { store, verifiers } = this.#options;
     const note = await store.get("checkpoint");
     if (note !== null) {
-      const checkpoint = openCheckpoint(note, verifier);
+      const signedBy = verifiers.find((verifier) => openCheckpoint(note, verifier) !== null);
+      const checkpoint = signedBy === undefined ? null : openCheckpoint(note, signedBy);
       if (checkpoint === null) throw new Error("log/checkpoint is not signed by log.key");
       this.#checkpoint = checkpoint;
     }
@@ -204,14 +208,14 @@ export class Publisher {
   }
 
   async #publish(): Promise<Checkpoint> {
-    const { store, signer } = this.#options;
+    const { store, signer, signers } = this.#options;
     const size = this.#tree.size;
     if (size === this.#checkpoint.size) return this.#checkpoint;
     const superseded = this.#superseded;
     this.#superseded = [];
     await this.#each(this.#tree.partials(), ({ tile, bytes }) => store.put(tilePath(tile), bytes));
     const checkpoint = { origin: signer.name, size, root: this.#tree.root() };
-    const note = Buffer.from(signCheckpoint(checkpoint, [signer]));
+    const note = Buffer.from(signCheckpoint(checkpoint, signers));
     await this.#each([note], () => store.replace("checkpoint", note));
     this.#checkpoint = checkpoint;
     for (const path of superseded) await store.removePartials(path);

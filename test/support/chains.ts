@@ -1,6 +1,6 @@
 /** Ready-made batches of linked entries, as many proxies would send them. */
 import { createHash, randomBytes } from "node:crypto";
-import { formatBatch } from "../../record/batch.ts";
+import { formatBatch, parseBatchHeader } from "../../record/batch.ts";
 import { encodeEntry, type FieldValue } from "../../record/codec.ts";
 import {
   F_AUTHORITY,
@@ -10,36 +10,48 @@ import {
   F_METHOD,
   F_PATH,
   F_PREV,
+  F_RECEIPT,
   F_SALT,
   F_SEQ,
   F_STATUS,
   F_TIME,
   F_USER_AGENT,
+  KIND_HEARTBEAT,
   KIND_OPEN,
   KIND_REQUEST,
 } from "../../record/fields.ts";
+import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
 
 export type ChainOptions = {
   readonly batches: number;
   readonly perBatch: number;
   /** Bytes of each request entry. */
   readonly entryBytes: number;
+  /** Where given, the last entry is a heartbeat that carries it: a signed note. */
+  readonly receipt?: Uint8Array;
+  /** A batch that these come after; a new chain if absent. */
+  readonly after?: Uint8Array;
 };
 
-/** Returns the batches of one new chain, in order. Entry 0 is its `open`. */
-export function makeChain({ batches, perBatch, entryBytes }: ChainOptions): Uint8Array[] {
-  const chain = randomBytes(16);
+/** Returns the batches of one chain, in order. Entry 0 is its `open`. */
+export function makeChain(options: ChainOptions): Uint8Array[] {
+  const { batches, perBatch, entryBytes, receipt, after } = options;
+  const before = after === undefined ? null : lastOf(after);
+  const chain = before?.chain ?? randomBytes(16);
   const salt = randomBytes(16);
   const filler = Buffer.alloc(entryBytes, "a");
-  let prev: Uint8Array = new Uint8Array(32);
-  let seq = 0;
+  let prev: Uint8Array = before?.digest ?? new Uint8Array(32);
+  let seq = before === null ? 0 : before.seq + 1;
+  const end = seq + batches * perBatch;
   const made: Uint8Array[] = [];
   for (let batch = 0; batch < batches; batch++) {
     const first = seq;
     const entries: Uint8Array[] = [];
     for (let i = 0; i < perBatch; i++, seq++) {
+      const isHeartbeat = receipt !== undefined && seq === end - 1;
+      const kind = seq === 0 ? KIND_OPEN : isHeartbeat ? KIND_HEARTBEAT : KIND_REQUEST;
       const fields: FieldValue[] = [
-        { number: F_KIND, value: seq === 0 ? KIND_OPEN : KIND_REQUEST },
+        { number: F_KIND, value: kind },
         { number: F_CHAIN, value: chain },
         { number: F_SEQ, value: seq },
         { number: F_PREV, value: prev },
@@ -47,6 +59,7 @@ export function makeChain({ batches, perBatch, entryBytes }: ChainOptions): Uint
         { number: F_SALT, value: salt },
       ];
       if (seq === 0) fields.push({ number: F_FORMAT, value: 1 });
+      else if (isHeartbeat) fields.push({ number: F_RECEIPT, value: receipt });
       else {
         fields.push(
           { number: F_STATUS, value: 200 },
@@ -65,4 +78,21 @@ export function makeChain({ batches, perBatch, entryBytes }: ChainOptions): Uint
     made.push(formatBatch(chain, first, entries));
   }
   return made;
+}
+
+/** Returns chain, seq and digest of a batch's last entry. */
+function lastOf(batch: Uint8Array): { chain: Uint8Array; seq: number; digest: Uint8Array } {
+  const bytes = Buffer.from(batch);
+  const header = parseBatchHeader(batch);
+  if (header === null) throw new Error("that is no batch");
+  let at = header.entriesAt;
+  let digest: Uint8Array = new Uint8Array(32);
+  while (at < bytes.length) {
+    const end = at + ENTRY_PREFIX_BYTES + bytes.readUInt16BE(at);
+    digest = createHash("sha256")
+      .update(bytes.subarray(at + 2, end))
+      .digest();
+    at = end;
+  }
+  return { chain: header.chain, seq: header.firstSeq + header.count - 1, digest };
 }

@@ -36,7 +36,13 @@ export async function memoryLog(origin: string, seed: string): Promise<MemoryLog
   const verifier = parseVkey(signer.vkey);
   if (verifier === null) throw new Error("no key");
   const store = memoryStore();
-  const publisher = new Publisher({ store, signer, verifier, onDiskFull: () => {} });
+  const publisher = new Publisher({
+    store,
+    signer,
+    signers: [signer],
+    verifiers: [verifier],
+    onDiskFull: () => {},
+  });
   await publisher.restore(-1);
   await publisher.recovered();
   const chain = createHash("sha256").update(`${origin} ${seed}`).digest().subarray(0, 16);
