@@ -34,7 +34,13 @@ export async function openRig(
   mkdirSync(dir, { recursive: true });
   const { signer, verifier } = loadKey(dir, undefined);
   const store = fileStore(join(dir, "log"), join(dir, "unfinished"));
-  const publisher = new Publisher({ store, signer, verifier, onDiskFull: () => undefined });
+  const publisher = new Publisher({
+    store,
+    signer,
+    signers: [signer],
+    verifiers: [verifier],
+    onDiskFull: () => undefined,
+  });
   // LMDB's own calls are not node:fs: its directory is not below the planned one.
   const chains = new Chains(`${dir}.index`);
   const wal = new Wal(join(dir, "wal"), segmentBytes);
@@ -61,7 +67,7 @@ export async function openRig(
     log,
     chains,
     signer,
-    verifier,
+    verifiers: [verifier],
     digestAt: async (index) => {
       if (index >= log.checkpoint.size) await log.publish();
       const tile = Math.floor(index / TILE_WIDTH);
