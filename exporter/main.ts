@@ -67,6 +67,9 @@ async function run(
   const stopped = new Promise<number>((done) => {
     stop = done;
   });
+  // From the first on: a stop that comes during recovery ends cleanly after it.
+  process.once("SIGTERM", () => stop(0));
+  process.once("SIGINT", () => stop(0));
   const onFatal = (err: unknown): void => {
     logger.fatal({ err }, "the log cannot be written: stopping, what is receipted is safe");
     process.exit(74);
@@ -188,8 +191,6 @@ async function run(
     await own.heartbeat();
   };
   const beating = setInterval(() => void beat().catch(() => undefined), OWN_HEARTBEAT_MS);
-  process.once("SIGTERM", () => stop(0));
-  process.once("SIGINT", () => stop(0));
   const code = await stopped;
   logger.info("stopping");
   intake.isDraining = true;
