@@ -193,7 +193,10 @@ export function finish(): void {
   metrics.bytes.add(bytes as i64);
   metrics.entries.add(1);
   // At once where all was receipted, so that the stats never say that nothing waits while something does.
-  if (buffer.heldBytes() === 0) metrics.entries.flush();
+  if (buffer.heldBytes() === 0) {
+    metrics.entries.flush();
+    metrics.bufferedBytes.flush();
+  }
   buffer.keep(to);
   nextSeq++;
   unsigned++;

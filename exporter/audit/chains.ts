@@ -11,12 +11,14 @@ import {
   KIND_GAP,
   KIND_HEARTBEAT,
   KIND_KEY,
+  KIND_SIGNATURE,
   kindName,
 } from "../../record/fields.ts";
 import { parseNote } from "../log/note.ts";
 import { openReceipt, parseReceipt, type Receipt } from "../log/receipt.ts";
 import { LearnedKeys } from "./learned-keys.ts";
 import { type LogTrust, logKeysAt } from "./policy.ts";
+import type { ProxyWalk } from "./proxies.ts";
 import type { ChainReport, Findings } from "./report.ts";
 
 type State = {
@@ -53,6 +55,7 @@ export class ChainWalk {
   readonly #findings: Findings;
   readonly #origin: string;
   readonly #logs: readonly LogTrust[];
+  readonly #proxies: ProxyWalk;
   readonly kinds: Record<string, number> = {};
   readonly gaps: { count: number; entries: number } = { count: 0, entries: 0 };
   /** Trees to be recomputed, one a size. */
@@ -61,8 +64,9 @@ export class ChainWalk {
   foreignReceipts = 0;
 
   /** `logs` are the keys of the log named `origin`, and of others. */
-  constructor(findings: Findings, origin: string, logs: readonly LogTrust[]) {
+  constructor(findings: Findings, origin: string, logs: readonly LogTrust[], proxies: ProxyWalk) {
     this.#findings = findings;
+    this.#proxies = proxies;
     this.#origin = origin;
     this.#logs = logs;
   }
@@ -90,6 +94,7 @@ export class ChainWalk {
       });
     }
     this.#follow(entry, chain, digest, index);
+    this.#proxies.visit(entry, chain, index);
     if (entry.kind === KIND_GAP) {
       const count = uintOf(entry, F_GAP_COUNT) ?? 0;
       this.gaps.count += count;
@@ -137,7 +142,9 @@ export class ChainWalk {
       const message = `entry ${index} (seq ${seq} of chain ${chain}) does not follow the entry before it`;
       this.#findings.add({ ...at, cause: "link", message });
     }
-    if (state?.isClosed) {
+    // A close can be signed like any other entry: by the one behind it.
+    const isClosed = state?.isClosed === true;
+    if (isClosed && entry.kind !== KIND_SIGNATURE) {
       const message = `entry ${index} comes after the close of chain ${chain}`;
       this.#findings.add({ ...at, cause: "after-close", message });
     }
@@ -147,7 +154,7 @@ export class ChainWalk {
       next: seq + 1,
       head: digest,
       entries: (state?.entries ?? 0) + 1,
-      isClosed: entry.kind === KIND_CLOSE,
+      isClosed: isClosed || entry.kind === KIND_CLOSE,
       time: entry.time,
     });
   }

@@ -20,7 +20,8 @@ export type ChainReport = {
   readonly last: number;
   readonly head: string;
   readonly entries: number;
-  readonly state: "open" | "closed";
+  /** `sealed`: not closed in the log, but its proxy's own log says that this was its last entry. */
+  readonly state: "open" | "closed" | "sealed";
 };
 
 /** What one anchor proves, or why it proves nothing here. */

@@ -17,14 +17,18 @@ import {
 import { checkRequired, readCosignatures } from "./anchors.ts";
 import { ChainWalk } from "./chains.ts";
 import { logKeysAt, type Policy, policyOf } from "./policy.ts";
+import { ProxyWalk } from "./proxies.ts";
 import { type AnchorReport, Findings, type VerifyReport } from "./report.ts";
+import { checkSeals, type SealKeys } from "./seals.ts";
 import type { Source } from "./source.ts";
 import { MAX_BUNDLE_BYTES, MAX_TILE_BYTES, Tiles } from "./tiles.ts";
 
 export type VerifyOptions = ({ readonly log: Verifier } | { readonly policy: Policy }) & {
   /** A checkpoint of this log that was signed earlier, if one is at hand: the log must extend it. */
   readonly lastSeen?: Uint8Array;
-  /** Every chain must be closed. */
+  /** Lines of proxies' own logs, with seals among them, and keys of their MACs. */
+  readonly seals?: { readonly lines: Iterable<string>; readonly macs: SealKeys["macs"] };
+  /** Every chain must be closed or sealed. */
   readonly requireSeals?: boolean;
   /** Gets the number of entries that were checked so far. */
   readonly onProgress?: (done: number, total: number) => void;
@@ -37,7 +41,8 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
   const notes: string[] = [];
   const note = await source.read("checkpoint", MAX_NOTE_BYTES);
   const origin = originOf(note, policy);
-  const walk = new ChainWalk(findings, origin, policy.logs);
+  const proxies = new ProxyWalk(findings, policy.proxies);
+  const walk = new ChainWalk(findings, origin, policy.logs, proxies);
   const checkpoint = note === null ? null : openTrusted(note, policy);
   const anchors: AnchorReport[] = [];
   if (note === null) {
@@ -76,7 +81,17 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     const reached = [{ kind: "witness", name: "", size: witnessed.quorumSize } as const];
     await checkRequired(tiles, policy, reached, findings);
   }
-  const chains = walk.chains();
+  proxies.finish(notes);
+  const { lines, macs } = options.seals ?? {};
+  const whole =
+    lines === undefined || macs === undefined
+      ? new Set<string>()
+      : checkSeals(lines, { proxies: policy.proxies, macs }, walk.chains(), findings, notes);
+  const chains = walk
+    .chains()
+    .map((one) =>
+      one.state === "open" && whole.has(one.chain) ? ({ ...one, state: "sealed" } as const) : one,
+    );
   const open = chains.filter(({ state }) => state === "open");
   if (open.length > 0) {
     const text = `${open.length} of ${chains.length} chains are open: what came after their last entry is not in this log.`;

@@ -10,6 +10,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   serve: async () => (await import("./serve.ts")).serveCommand(),
   verify: async () => (await import("./verify.ts")).verifyCommand(),
   show: async () => (await import("./show.ts")).showCommand(),
+  recover: async () => (await import("./recover.ts")).recoverCommand(),
   doctor: async () => (await import("./doctor.ts")).doctorCommand(),
   rotate: async () => (await import("./rotate.ts")).rotateCommand(),
   keygen: async () => (await import("./keygen.ts")).keygenCommand(),

@@ -2,18 +2,22 @@
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { SingleBar } from "cli-progress";
 import { Command } from "commander";
+import { readBatchKeys } from "../access/mac.ts";
 import { type Policy, policyOf, readPolicy } from "../audit/policy.ts";
 import { EXIT_CODES, type VerifyReport } from "../audit/report.ts";
 import { openSource, Unreachable } from "../audit/source.ts";
-import { verifyLog } from "../audit/verify.ts";
+import { type VerifyOptions, verifyLog } from "../audit/verify.ts";
 import { codeOf, MeshsealError } from "../errors.ts";
 import { parseVkey, type Verifier } from "../log/note.ts";
+import { readLines } from "./recover.ts";
 
 type Flags = {
   key?: string;
   policy?: string;
   json?: boolean;
   requireSeals?: boolean;
+  seals?: string;
+  batchKeys?: string;
   lastSeen?: string;
   updateLastSeen?: boolean;
 };
@@ -39,6 +43,8 @@ export function verifyCommand(): Command {
     .option("--policy <file>", "whom you trust: log keys, witnesses, time stamp authorities, ...")
     .option("--last-seen <file>", "a checkpoint of this log from earlier: finds a roll-back")
     .option("--update-last-seen", "write the checkpoint there, unless the log was tampered with")
+    .option("--seals <file>", "Envoy's log: its seal lines are compared with what is here")
+    .option("--batch-keys <file>", "keys of senders, ID:HEX a line, for the MACs of seal lines")
     .option("--require-seals", "open chains count as incomplete")
     .option("--json", "print the report as one JSON object")
     .addHelpText("after", HELP)
@@ -57,6 +63,7 @@ export function verifyCommand(): Command {
         const report = await verifyLog(await openSource(where), {
           policy,
           ...(lastSeen === undefined ? {} : { lastSeen }),
+          ...(flags.seals === undefined ? {} : { seals: readSeals(flags.seals, flags.batchKeys) }),
           requireSeals: flags.requireSeals === true,
           onProgress: (done, total) => {
             if (bar?.isActive === false) bar.start(total, 0);
@@ -76,6 +83,10 @@ export function verifyCommand(): Command {
         process.exitCode = EXIT_CODES["cannot-say"];
       }
     });
+}
+
+function readSeals(file: string, keys: string | undefined): NonNullable<VerifyOptions["seals"]> {
+  return { lines: readLines(file), macs: keys === undefined ? new Map() : readBatchKeys(keys) };
 }
 
 /** Returns what `--key` and `--policy` say together. */

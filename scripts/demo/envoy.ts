@@ -17,11 +17,22 @@ export type EnvoyOptions = {
   readonly filter?: string;
   readonly config?: string;
   readonly version?: "1.40" | "1.36";
+  readonly concurrency?: number;
+  /** Variables of Envoy's own environment. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** Changes the bootstrap before it is written, its ports and files already in place. */
+  readonly change?: (bootstrap: Bootstrap) => void;
 };
+
+/** A bootstrap as parsed JSON, as far as it is changed here. */
+// biome-ignore lint/suspicious/noExplicitAny: Envoy's schema is not typed here
+export type Bootstrap = any;
 
 export type Envoy = {
   readonly port: number;
   readonly adminPort: number;
+  /** The port of a listener by name, 0 if it is not there. */
+  readonly portOf: (name: string) => Promise<number>;
   readonly pid: number;
   /** What it wrote to its log so far. */
   readonly log: () => string;
@@ -45,18 +56,19 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
     "-c",
     config,
     "--concurrency",
-    "2",
+    String(options.concurrency ?? 2),
     "--disable-hot-restart",
     "--admin-address-path",
     adminFile,
   ];
   const child = spawn(binary, [...args, "--log-level", "warning", "--drain-time-s", "1"], {
     cwd: ROOT,
+    env: { ...process.env, ...options.env },
     stdio: ["ignore", "ignore", "pipe"],
   });
   const lines: string[] = [];
   child.stderr.setEncoding("utf8").on("data", (text: string) => lines.push(text));
-  const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
   const log = (): string => lines.join("");
   const adminPort = await liveAdmin(child, adminFile, log);
   const admin = `http://127.0.0.1:${adminPort}`;
@@ -70,10 +82,15 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
       }),
     );
   };
-  const listeners = await (await request(`${admin}/listeners?format=json`)).body.text();
-  const port = Number(/"port_value":\s*(\d+)/.exec(listeners)?.[1]);
+  const port = async (name = ""): Promise<number> => {
+    const answer = await request(`${admin}/listeners?format=json`);
+    const { listener_statuses: all = [] } = (await answer.body.json()) as Bootstrap;
+    const one = all.find((listener: Bootstrap) => name === "" || listener.name === name);
+    return one?.local_address.socket_address.port_value ?? 0;
+  };
   return {
-    port,
+    port: await port(),
+    portOf: port,
     adminPort,
     pid: child.pid ?? 0,
     log,
@@ -98,7 +115,8 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
   };
 }
 
-function bootstrap({ config, upstreamPort, exporterPort, filter }: EnvoyOptions): string {
+function bootstrap(options: EnvoyOptions): string {
+  const { config, upstreamPort, exporterPort, filter } = options;
   const path = join(ROOT, "envoy-configs", config ?? "edge.yaml");
   const ports = new Map([
     [9901, 0],
@@ -117,6 +135,7 @@ function bootstrap({ config, upstreamPort, exporterPort, filter }: EnvoyOptions)
       return value;
     },
   );
+  options.change?.(replaced);
   return JSON.stringify(replaced, null, 1);
 }
 
