@@ -23,15 +23,18 @@ export type Settings = {
   /** Keys of senders that have a MAC in place of a certificate: exporter/access/mac.ts. */
   readonly batchKeys?: string | undefined;
   readonly maxConnections: number;
+  /** Health and metrics on an address of their own, beside the main one: exporter/health.ts. */
+  readonly healthListen?: string | undefined;
+  /** Between SIGTERM and the last batch taken: /readyz says 503 for so long, in milliseconds. */
+  readonly drainDelayMs: number;
   readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
 };
 
+const Address = z.string().regex(/^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$/, "must be host:port");
+
 const Schema = z.strictObject({
   data: z.string().min(1).default("./meshseal-data"),
-  listen: z
-    .string()
-    .regex(/^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$/, "must be host:port")
-    .default("127.0.0.1:7700"),
+  listen: Address.default("127.0.0.1:7700"),
   origin: z.string().min(1).optional(),
   checkpointMs: z.coerce.number().int().min(10).max(60_000).default(1000),
   allowAnonymous: z.stringbool().or(z.boolean()).default(false),
@@ -42,6 +45,8 @@ const Schema = z.strictObject({
   access: z.string().min(1).optional(),
   batchKeys: z.string().min(1).optional(),
   maxConnections: z.coerce.number().int().min(1).max(1_000_000).default(10_000),
+  healthListen: Address.optional(),
+  drainDelayMs: z.coerce.number().int().min(0).max(600_000).default(0),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 

@@ -5,6 +5,7 @@ import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
 import { Server as TlsServer } from "node:tls";
 import type { Worker } from "node:worker_threads";
+import type { FastifyInstance } from "fastify";
 import { type Logger, pino } from "pino";
 import { bytesOf, decodeEntry, Scanner } from "../record/codec.ts";
 import { CHAIN_BYTES, F_SENDER_CHAIN, F_SENDER_NAME, KIND_SENDER } from "../record/fields.ts";
@@ -13,6 +14,7 @@ import { readRules } from "./access/rules.ts";
 import { readTls, type TlsFiles, watchTls } from "./access/tls.ts";
 import { needsIdentity, type Settings } from "./config.ts";
 import { codeOf, MeshsealError } from "./errors.ts";
+import { createHealth, type Readiness } from "./health.ts";
 import { Chains } from "./intake/chains.ts";
 import { createHttp } from "./intake/http.ts";
 import { Intake } from "./intake/intake.ts";
@@ -85,6 +87,7 @@ async function run(
     onFatal,
   });
   const started = Date.now();
+  let isStopping = false;
   await recover(log, chains);
   logger.info(
     { origin: signer.name, entries: log.size, chains: chains.count, ms: Date.now() - started },
@@ -115,6 +118,26 @@ async function run(
     chains: () => chains.count,
     checkpointAgeSeconds: () => (Date.now() - log.signedAt) / 1000,
   });
+  const readiness = (): Readiness => {
+    const age = Date.now() - log.signedAt;
+    const reasons: string[] = [];
+    if (isStopping) reasons.push("shutting down");
+    if (log.isDiskFull || publisher.isDiskFull) reasons.push("the disk is full");
+    if (log.unpublished > 0 && age > LATE_MS) reasons.push("checkpoints are late");
+    return {
+      reasons,
+      details: {
+        version: VERSION,
+        origin: signer.name,
+        uptimeMs: Date.now() - started,
+        timeMs: Date.now(),
+        takesBatches: !intake.isDraining,
+        treeSize: log.checkpoint.size,
+        unpublished: log.unpublished,
+        checkpointAgeMs: age,
+      },
+    };
+  };
   const tls = tlsFiles(settings);
   const http = createHttp({
     intake,
@@ -130,24 +153,9 @@ async function run(
     logDir: join(data, "log"),
     metrics,
     logger,
-    readiness: () => {
-      const age = Date.now() - log.signedAt;
-      const reasons: string[] = [];
-      if (intake.isDraining) reasons.push("shutting down");
-      if (log.isDiskFull || publisher.isDiskFull) reasons.push("the disk is full");
-      if (log.unpublished > 0 && age > LATE_MS) reasons.push("checkpoints are late");
-      const { size } = log.checkpoint;
-      return {
-        reasons,
-        details: {
-          origin: signer.name,
-          treeSize: size,
-          unpublished: log.unpublished,
-          checkpointAgeMs: age,
-        },
-      };
-    },
+    readiness,
   });
+  const health = settings.healthListen === undefined ? null : createHealth(readiness, metrics);
 
   await own.open(`meshseal-exporter/${VERSION}`);
   const statement = pendingStatement(data, key);
@@ -158,20 +166,21 @@ async function run(
   }
   noteKeys(data, key, log.size, new Date());
   await log.publish();
-  const [host, port] = splitAddress(settings.listen);
   try {
-    await http.listen({ host, port });
+    await http.listen(splitAddress(settings.listen));
+    if (health && settings.healthListen) await health.listen(splitAddress(settings.healthListen));
   } catch (error) {
+    await health?.close();
+    await http.close();
     await own.close();
     await log.close();
     await chains.close();
-    throw new MeshsealError(
-      `cannot listen on ${settings.listen}: ${error instanceof Error ? error.message : error}`,
-    );
+    throw new MeshsealError(`cannot listen: ${error instanceof Error ? error.message : error}`);
   }
-  const at = http.server.address() as AddressInfo;
-  const address = at.family === "IPv6" ? `[${at.address}]:${at.port}` : `${at.address}:${at.port}`;
-  logger.info({ address, data, origin: signer.name, vkey: signer.vkey }, "listening");
+  const address = addressOf(http);
+  const healthAddress = health === null ? undefined : addressOf(health);
+  const listening = { address, healthAddress, data, origin: signer.name, vkey: signer.vkey };
+  logger.info(listening, "listening");
 
   const watch =
     tls &&
@@ -192,12 +201,15 @@ async function run(
   };
   const beating = setInterval(() => void beat().catch(() => undefined), OWN_HEARTBEAT_MS);
   const code = await stopped;
-  logger.info("stopping");
+  isStopping = true;
+  logger.info({ drainDelayMs: settings.drainDelayMs }, "stopping");
+  if (settings.drainDelayMs > 0) await delayOrSignal(settings.drainDelayMs);
   intake.isDraining = true;
   clearInterval(publishing);
   clearInterval(beating);
   if (watch) watch.stop();
   await http.close();
+  await health?.close();
   await refusals.write(own);
   await own.close();
   await log.close();
@@ -252,7 +264,26 @@ function readPublished(path: string): Promise<Buffer | null> {
   });
 }
 
-function splitAddress(listen: string): [string, number] {
+/** Waits, but no longer than until a second signal. */
+function delayOrSignal(ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    const end = (): void => {
+      clearTimeout(timer);
+      resolve();
+    };
+    process.once("SIGTERM", end);
+    process.once("SIGINT", end);
+  });
+}
+
+function addressOf({ server }: FastifyInstance): string {
+  const { address, family, port } = server.address() as AddressInfo;
+  return family === "IPv6" ? `[${address}]:${port}` : `${address}:${port}`;
+}
+
+function splitAddress(listen: string): { host: string; port: number } {
   const colon = listen.lastIndexOf(":");
-  return [listen.slice(0, colon).replaceAll(/[[\]]/g, ""), Number(listen.slice(colon + 1))];
+  const host = listen.slice(0, colon).replaceAll(/[[\]]/g, "");
+  return { host, port: Number(listen.slice(colon + 1)) };
 }

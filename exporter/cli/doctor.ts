@@ -4,9 +4,10 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { type Check, type CheckResult, runChecks } from "../doctor/check.ts";
 import { dataChecks } from "../doctor/data.ts";
+import { type MeshFlags, meshChecks } from "../doctor/mesh.ts";
 import { MeshsealError } from "../errors.ts";
 
-type Flags = { data: string; json?: boolean };
+type Flags = { data: string; json?: boolean } & MeshFlags;
 
 const HELP = `
 Exit codes:
@@ -16,7 +17,9 @@ Exit codes:
   64 wrong usage
 
 Example:
-  meshseal doctor --data ./meshseal-data`;
+  meshseal doctor --data ./meshseal-data
+  meshseal doctor --envoy http://127.0.0.1:9901 --exporter http://127.0.0.1:7700
+  meshseal doctor --manifest meshseal.yaml`;
 
 const EXIT_BAD = 1;
 const EXIT_UNKNOWN = 3;
@@ -25,6 +28,7 @@ const EXIT_UNKNOWN = 3;
 async function allChecks(flags: Flags): Promise<Check[]> {
   const checks: Check[] = [];
   if (existsSync(join(flags.data, "log.key"))) checks.push(...dataChecks(flags.data));
+  checks.push(...(await meshChecks(flags)));
   return checks;
 }
 
@@ -32,12 +36,22 @@ export function doctorCommand(): Command {
   return new Command("doctor")
     .description("Try what is promised of disk, store and proxies, and say what really holds.")
     .option("--data <dir>", "data directory", "./meshseal-data")
+    .option("--envoy <url>", "admin address of a running Envoy, such as http://127.0.0.1:9901")
+    .option("--envoy-log <file>", "its log, for the filter's own words")
+    .option("--exporter <url>", "a running exporter, such as http://127.0.0.1:7700")
+    .option("--ca <file>", "authority of the exporter's certificate (PEM)")
+    .option("--cert <file>", "certificate to show to the exporter (PEM), with --key")
+    .option("--key <file>", "its private key (PEM)")
+    .option("--manifest <file...>", "manifests or Envoy configurations, before they are applied")
+    .option("--root-namespace <name>", "Istio's root namespace", "istio-system")
     .option("--json", "print one JSON object")
     .addHelpText("after", HELP)
     .action(async (flags: Flags) => {
       const checks = await allChecks(flags);
       if (checks.length === 0) {
-        throw new MeshsealError(`${flags.data} is no data directory: there is nothing to check.`);
+        throw new MeshsealError(
+          `${flags.data} is no data directory, and nothing else was named: give --data, --envoy, --exporter or --manifest.`,
+        );
       }
       const results = await runChecks(checks, flags.json ? undefined : print);
       if (flags.json) console.log(JSON.stringify({ checks: results }, null, 2));

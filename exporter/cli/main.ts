@@ -14,6 +14,8 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   doctor: async () => (await import("./doctor.ts")).doctorCommand(),
   rotate: async () => (await import("./rotate.ts")).rotateCommand(),
   keygen: async () => (await import("./keygen.ts")).keygenCommand(),
+  init: async () => (await import("./init.ts")).initCommand(),
+  push: async () => (await import("./push.ts")).pushCommand(),
 };
 
 const program = new Command("meshseal")

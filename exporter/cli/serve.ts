@@ -34,6 +34,11 @@ export function serveCommand(): Command {
       "take who sends from the sidecar's x-forwarded-client-cert, on loopback",
     )
     .option("--access <file>", "JSON file: who may write, read and administer, and how fast")
+    .option("--health-listen <host:port>", "health and metrics on an address of their own as well")
+    .option(
+      "--drain-delay-ms <n>",
+      "when told to stop, say so at /readyz for this long before batches are refused (default 0)",
+    )
     .option("--max-connections <n>", "connections at a time (default 10000)")
     .option("--log-level <level>", "debug, info, warn, error or silent (default info)")
     .option("--config <file>", "JSON file with the same settings in camelCase")

@@ -29,6 +29,7 @@ import {
 import { isLoopback, type Sender, senderOf } from "../access/identity.ts";
 import { type BatchKeys, judgeMac, macOfReceipt } from "../access/mac.ts";
 import { isAllowed, type Role, type Rules } from "../access/rules.ts";
+import { addHealth, type Readiness } from "../health.ts";
 import type { Metrics } from "../metrics.ts";
 import type { Answer, Intake, Refusal } from "./intake.ts";
 
@@ -53,12 +54,6 @@ const CHECK_INTERVAL_MS = 5_000;
 const MAX_HEADER_BYTES = 16_384;
 /** Identities whose rate is remembered at a time. */
 const MAX_RATES = 20_000;
-
-/** What `/readyz` says: ready if there are no reasons against it. */
-export type Readiness = {
-  readonly reasons: readonly string[];
-  readonly details: Readonly<Record<string, number | string>>;
-};
 
 export type HttpOptions = {
   readonly intake: Intake;
@@ -207,12 +202,7 @@ export function createHttp(options: HttpOptions): FastifyInstance {
     done();
   });
 
-  app.get("/healthz", () => ({ status: "ok" }));
-  app.get("/readyz", (_request, reply) => {
-    const { reasons, details } = readiness();
-    const status = reasons.length === 0 ? "ready" : "not ready";
-    return reply.code(reasons.length === 0 ? 200 : 503).send({ status, reasons, ...details });
-  });
+  addHealth(app, readiness);
   app.get("/keys", { config: { role: "read" } }, () => ({ keys: options.keys() }));
   app.get("/metrics", { config: { role: "read" } }, async (_request, reply) =>
     reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),

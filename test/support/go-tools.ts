@@ -1,0 +1,116 @@
+/**
+ * Programs for tests that exist as Go modules: each is built once, with its versions pinned, and kept in the user's cache
+ * folder, meshseal/tools/. Run as a program it builds those that it is given: `npx tsx test/support/go-tools.ts helm`.
+ */
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+} from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+
+type Tool = {
+  /** Folder beside this file that holds go.mod and go.sum; without one the package is built as its own module has it. */
+  readonly module?: string;
+  /** With `@version` where there is no module. */
+  readonly package: string;
+  /** As istioctl's and kube-apiserver's own builds set it: they compare versions with it. */
+  readonly ldflags?: string;
+};
+
+/** Kubernetes' own build sets these; without them the server has no version. */
+const KUBE_VERSION: string = ["gitVersion=v1.37.2", "gitMajor=1", "gitMinor=37"]
+  .map((setting) => `-X k8s.io/component-base/version.${setting}`)
+  .join(" ");
+
+export type GoTool =
+  | "meshseal-istio"
+  | "istioctl"
+  | "pilot-discovery"
+  | "helm"
+  | "kustomize"
+  | "kubectl-validate"
+  | "etcd"
+  | "kube-apiserver"
+  | "kubectl";
+
+const TOOLS: Readonly<Record<GoTool, Tool>> = {
+  "meshseal-istio": { module: "istio", package: "." },
+  istioctl: { module: "istio", package: "istio.io/istio/istioctl/cmd/istioctl" },
+  "pilot-discovery": { module: "istio", package: "istio.io/istio/pilot/cmd/pilot-discovery" },
+  helm: { package: "helm.sh/helm/v3/cmd/helm@v3.22.0" },
+  kustomize: { package: "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1" },
+  "kubectl-validate": { package: "sigs.k8s.io/kubectl-validate@v0.0.4" },
+  etcd: { module: "kube", package: "go.etcd.io/etcd/server/v3" },
+  "kube-apiserver": {
+    module: "kube",
+    package: "k8s.io/kubernetes/cmd/kube-apiserver",
+    ldflags: KUBE_VERSION,
+  },
+  kubectl: { module: "kube", package: "k8s.io/kubernetes/cmd/kubectl", ldflags: KUBE_VERSION },
+};
+
+/** Returns the path of the program, and builds it first where it is not there yet: some minutes for the large ones. */
+export function goTool(name: GoTool): string {
+  const tool: Tool = TOOLS[name];
+  const source = tool.module === undefined ? null : join(import.meta.dirname, tool.module);
+  const target = join(cacheFolder(), "tools", `${name}-${fingerprint(tool, source)}`, name);
+  if (existsSync(target)) return target;
+  console.error(`meshseal: building ${name} (once; minutes) ...`);
+  mkdirSync(dirname(target), { recursive: true });
+  const work = mkdtempSync(join(dirname(target), "build-"));
+  try {
+    const flags = ["-p", "2", "-trimpath", "-ldflags", `-s -w ${tool.ldflags ?? ""}`.trim()];
+    const args =
+      source === null
+        ? ["install", ...flags, tool.package]
+        : ["build", ...flags, "-o", join(work, name), tool.package];
+    const build = spawnSync("go", args, {
+      cwd: source ?? work,
+      encoding: "utf8",
+      env: {
+        ...process.env,
+        CGO_ENABLED: "0",
+        GOBIN: work,
+        GOFLAGS: "-buildvcs=false",
+        GOWORK: "off",
+      },
+    });
+    const built = readdirSync(work)[0];
+    if (build.status !== 0 || built === undefined) {
+      throw new Error(`go ${args.join(" ")} failed: ${build.error?.message ?? build.stderr}`);
+    }
+    renameSync(join(work, built), target);
+    return target;
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+}
+
+function fingerprint(tool: Tool, source: string | null): string {
+  const hash = createHash("sha256").update(JSON.stringify(tool));
+  // The module's own program is built from all its files; a foreign one only follows the versions.
+  const names = source === null ? [] : readdirSync(source).sort();
+  for (const name of names) {
+    if (tool.package === "." || name.startsWith("go."))
+      hash.update(readFileSync(join(source ?? "", name)));
+  }
+  return hash.digest("hex").slice(0, 12);
+}
+
+function cacheFolder(): string {
+  const macOs = join(homedir(), "Library", "Caches");
+  const others = process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache");
+  return join(process.platform === "darwin" ? macOs : others, "meshseal");
+}
+
+if (process.argv[1] === import.meta.filename) {
+  for (const name of process.argv.slice(2)) console.log(goTool(name as GoTool));
+}
