@@ -8,7 +8,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { killStorm } from "../test/crash/storm.ts";
-import { compileExporter } from "../test/crash/traced.ts";
 import { randomFrom } from "../test/support/random.ts";
 
 const { values } = parseArgs({
@@ -17,7 +16,6 @@ const { values } = parseArgs({
 const seed = Number(values.seed ?? Math.floor(Math.random() * 2 ** 31));
 const kills = Number(values.kills);
 console.error(`seed ${seed}`);
-compileExporter();
 const dir = mkdtempSync(join(tmpdir(), "meshseal-storm-"));
 const began = performance.now();
 const storm = await killStorm({

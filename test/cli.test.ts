@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parseBatchHeader } from "../record/batch.ts";
 import { BATCH_TYPE } from "../record/wire.ts";
 import { makeChain } from "./support/chains.ts";
+import { compiledMain } from "./support/compiled.ts";
 import { type Exporter, startExporter } from "./support/exporter.ts";
 import { checkLog } from "./support/log.ts";
 
@@ -42,9 +43,17 @@ afterAll(async () => {
 });
 
 function meshseal(...args: string[]): { status: number | null; stdout: string; stderr: string } {
-  const run = spawnSync(process.execPath, ["scripts/meshseal.mjs", ...args], { encoding: "utf8" });
+  const run = spawnSync(process.execPath, [compiledMain(), ...args], { encoding: "utf8" });
   return { status: run.status, stdout: run.stdout, stderr: run.stderr };
 }
+
+test("runs from a checkout as it does compiled", () => {
+  const run = spawnSync(process.execPath, ["scripts/meshseal.mjs", "--version"], {
+    encoding: "utf8",
+  });
+  expect(run.stdout).toBe(meshseal("--version").stdout);
+  expect(run.stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+});
 
 describe("verify", () => {
   test("says verified with 0, from a directory and from a URL", () => {

@@ -4,10 +4,8 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { randomFrom } from "../support/random.ts";
 import { killStorm } from "./storm.ts";
-import { compileExporter } from "./traced.ts";
 
 test("a small kill storm: scripts/kill-storm.ts runs a thousand", async () => {
-  compileExporter();
   const dir = mkdtempSync(join(tmpdir(), "meshseal-storm-"));
   const seed = Math.floor(Math.random() * 2 ** 31);
   const storm = await killStorm({ dir, kills: 15, random: randomFrom(seed) });

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { makeChain } from "../support/chains.ts";
-import { compare, compileExporter, runExporter, type Shown } from "./traced.ts";
+import { compare, runExporter, type Shown } from "./traced.ts";
 
 // As Tessera does it (integration/fault/posix/fault_test.go): strace makes the n-th call of one name fail, or kills the
 // process there, for every n; then the exporter is started again, and the whole log is compared with all that was shown.
@@ -33,7 +33,6 @@ let root = "";
 let rounds: Uint8Array[][] = [];
 
 beforeAll(() => {
-  compileExporter();
   root = mkdtempSync(join(existsSync("/dev/shm") ? "/dev/shm" : tmpdir(), "meshseal-crash-"));
   const chains = [0, 1].map(() => makeChain({ batches: 3, perBatch: 90, entryBytes: 200 }));
   rounds = [0, 1, 2].map((i) => chains.map((batches) => batches[i] as Uint8Array));

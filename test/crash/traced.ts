@@ -1,5 +1,5 @@
 /** A real exporter, compiled, in a process of its own under strace(1), and what it showed to those who spoke with it. */
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -12,27 +12,11 @@ import { openCheckpoint } from "../../exporter/log/checkpoint.ts";
 import type { Verifier } from "../../exporter/log/note.ts";
 import { openReceipt, type Receipt } from "../../exporter/log/receipt.ts";
 import { BATCH_TYPE } from "../../record/wire.ts";
+import { compiledMain } from "../support/compiled.ts";
 import { checkLog } from "../support/log.ts";
 
-const ROOT = new URL("../../", import.meta.url).pathname;
-const COMPILED = join(ROOT, "build", "crash");
-/** What node runs. */
-export const MAIN: string = join(COMPILED, "exporter", "cli", "main.js");
-
-/** Compiles the exporter: it starts in a third of the time, and no loader's system calls stand between its own. */
-export function compileExporter(): void {
-  const flags = ["--noEmit", "false", "--declaration", "false", "--isolatedDeclarations", "false"];
-  const run = spawnSync(
-    process.execPath,
-    [
-      "node_modules/typescript/bin/tsc",
-      ...["-p", "tsconfig.json", "--outDir", COMPILED, "--rewriteRelativeImportExtensions"],
-      ...flags,
-    ],
-    { cwd: ROOT, encoding: "utf8" },
-  );
-  if (run.status !== 0) throw new Error(`tsc: ${run.stdout}${run.stderr}`);
-}
+/** What node runs. No loader's system calls stand between its own. */
+export const MAIN: string = compiledMain();
 
 /** What was given out: it must be true of the log for ever. */
 export type Shown = { readonly receipts: Receipt[]; readonly checkpoints: Buffer[] };

@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { compiledMain } from "./compiled.ts";
 
 export type ExporterOptions = {
   /** Data directory to go on with; a new one if absent. */
@@ -27,15 +28,13 @@ export type Exporter = {
   readonly kill: () => Promise<void>;
 };
 
-const MAIN = new URL("../../exporter/cli/main.ts", import.meta.url).pathname;
-
 /** Starts an exporter and resolves when it listens. Rejects with what it said if it ends before. */
 export async function startExporter(options: ExporterOptions = {}): Promise<Exporter> {
   const dir = options.dir ?? mkdtempSync(join(tmpdir(), "meshseal-exporter-"));
   const listen = ["--data", dir, "--listen", `127.0.0.1:${options.port ?? 0}`];
   const child = spawn(
     process.execPath,
-    ["--import", import.meta.resolve("tsx"), MAIN, "serve", ...listen, ...(options.args ?? [])],
+    [compiledMain(), "serve", ...listen, ...(options.args ?? [])],
     { stdio: ["ignore", "inherit", "pipe"] },
   );
   const ended = new Promise<number | null>((resolve) =>
