@@ -27,6 +27,19 @@ export type Settings = {
   readonly healthListen?: string | undefined;
   /** Between SIGTERM and the last batch taken: /readyz says 503 for so long, in milliseconds. */
   readonly drainDelayMs: number;
+  /** s3://bucket/prefix; the data directory if absent. */
+  readonly store?: string | undefined;
+  readonly s3Endpoint?: string | undefined;
+  readonly s3Region?: string | undefined;
+  readonly s3PathStyle: boolean;
+  /** Files are locked in compliance mode for this long; 0 for not at all. */
+  readonly lockDays?: number | undefined;
+  /** What receipts wait for. */
+  readonly ack: "wal" | "store";
+  /** Other exporters share data directory and log, and one serves. */
+  readonly standby: boolean;
+  /** MiB that the WAL may have while the store is away. */
+  readonly walLimitMib: number;
   readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
 };
 
@@ -47,6 +60,14 @@ const Schema = z.strictObject({
   maxConnections: z.coerce.number().int().min(1).max(1_000_000).default(10_000),
   healthListen: Address.optional(),
   drainDelayMs: z.coerce.number().int().min(0).max(600_000).default(0),
+  store: z.string().startsWith("s3://", "must be s3://bucket/prefix").optional(),
+  s3Endpoint: z.url({ protocol: /^https?$/ }).optional(),
+  s3Region: z.string().min(1).optional(),
+  s3PathStyle: z.stringbool().or(z.boolean()).default(false),
+  lockDays: z.coerce.number().int().min(0).max(36_500).optional(),
+  ack: z.enum(["wal", "store"]).default("wal"),
+  standby: z.stringbool().or(z.boolean()).default(false),
+  walLimitMib: z.coerce.number().int().min(1).max(1_000_000).default(8192),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 
@@ -70,6 +91,14 @@ export function readSettings(
   }
   if (tlsClientCa !== undefined && tlsCert === undefined) {
     throw new MeshsealError("--tls-client-ca needs --tls-cert and --tls-key.");
+  }
+  if (parsed.data.store === undefined && (parsed.data.ack === "store" || parsed.data.standby)) {
+    throw new MeshsealError("--ack store and --standby need --store s3://bucket/prefix.");
+  }
+  if (parsed.data.store !== undefined && parsed.data.lockDays === undefined) {
+    throw new MeshsealError(
+      "--store needs --lock-days: how long the log's files cannot be deleted by anyone, or 0 for not locked.",
+    );
   }
   if (!allowAnonymous && !needsIdentity(parsed.data) && !isOnLoopback(parsed.data)) {
     throw new MeshsealError(

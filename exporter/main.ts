@@ -1,6 +1,5 @@
 /** serve: wires intake, log and store together, and is the only file that knows the process it runs in. */
 import { mkdirSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
 import { Server as TlsServer } from "node:tls";
@@ -13,15 +12,17 @@ import { readBatchKeys } from "./access/mac.ts";
 import { readRules } from "./access/rules.ts";
 import { readTls, type TlsFiles, watchTls } from "./access/tls.ts";
 import { needsIdentity, type Settings } from "./config.ts";
-import { codeOf, MeshsealError } from "./errors.ts";
+import { provesImmutable } from "./doctor/bucket.ts";
+import { MeshsealError } from "./errors.ts";
 import { createHealth, type Readiness } from "./health.ts";
+import { Acks } from "./intake/acks.ts";
 import { Chains } from "./intake/chains.ts";
 import { createHttp } from "./intake/http.ts";
 import { Intake } from "./intake/intake.ts";
 import { OWN_HEARTBEAT_MS, OwnChain } from "./intake/own-chain.ts";
 import { openQuarantine } from "./intake/quarantine.ts";
 import { Refusals } from "./intake/refusals.ts";
-import { keyHistory, type LogKey, loadKey, noteKeys, pendingStatement } from "./keys.ts";
+import { keyHistory, noteKeys, pendingStatement } from "./keys.ts";
 import { takeLock } from "./lock.ts";
 import { HASH_BYTES } from "./log/merkle.ts";
 import { RemotePublisher } from "./log/remote-publisher.ts";
@@ -29,13 +30,19 @@ import { Sequencer } from "./log/sequencer.ts";
 import { TILE_WIDTH, tilePath } from "./log/tile.ts";
 import { Wal } from "./log/wal.ts";
 import { createMetrics } from "./metrics.ts";
+import { type LogPlace, openPlace } from "./place.ts";
+import { Standing } from "./standing.ts";
 import type { Store } from "./store/store.ts";
+import { keepLease } from "./take-over.ts";
 import { startThread } from "./thread.ts";
 
 export const VERSION = "0.1.0";
 
 /** A checkpoint that is this late makes the exporter not ready, in milliseconds. */
 const LATE_MS = 10_000;
+
+/** A stop waits this long for a bucket that is away, in milliseconds. */
+const GIVE_UP_MS = 10_000;
 
 /** Runs the exporter until it is told to stop by SIGTERM or SIGINT. Resolves to the exit code. */
 export async function serve(settings: Settings): Promise<number> {
@@ -45,12 +52,14 @@ export async function serve(settings: Settings): Promise<number> {
   );
   const data = resolve(settings.data);
   mkdirSync(data, { recursive: true });
-  const unlock = takeLock(data);
+  // Where a data directory is shared, the lease in the bucket says whose turn it is.
+  const unlock = settings.standby ? () => {} : takeLock(data);
   let thread: Worker | null = null;
   try {
-    const key = loadKey(data, settings.origin);
-    thread = startThread(new URL("./publisher-thread", import.meta.url), { data });
-    return await run(settings, data, key, thread, logger);
+    const place = await openPlace(settings, data, logger);
+    const remote = place.remote?.store ?? null;
+    thread = startThread(new URL("./publisher-thread", import.meta.url), { data, remote });
+    return await run(settings, data, place, thread, logger);
   } finally {
     await thread?.terminate();
     unlock();
@@ -60,10 +69,11 @@ export async function serve(settings: Settings): Promise<number> {
 async function run(
   settings: Settings,
   data: string,
-  key: LogKey,
+  place: LogPlace,
   thread: Worker,
   logger: Logger,
 ): Promise<number> {
+  const { key } = place;
   const { signer, verifiers } = key;
   let stop: (code: number) => void = () => {};
   const stopped = new Promise<number>((done) => {
@@ -76,16 +86,21 @@ async function run(
     logger.fatal({ err }, "the log cannot be written: stopping, what is receipted is safe");
     process.exit(74);
   };
-  const store = { get: (path: string) => readPublished(join(data, "log", path)) };
+  const store = { get: place.read };
   const publisher = new RemotePublisher(thread, onFatal);
   const chains = new Chains(join(data, "index"));
+  const wal = new Wal(join(data, "wal"));
   const log: Sequencer = new Sequencer({
-    wal: new Wal(join(data, "wal")),
+    wal,
     publisher,
     store,
     beforePrune: () => chains.save(log.size, log.whenDurable()),
     onFatal,
+    // With `ack: store` nothing is receipted that the publisher does not have.
+    fromWal: place.remote !== null && settings.ack === "wal",
   });
+  const { lease } = place;
+  const endLease = lease && keepLease(lease, () => onFatal(new Error("the lease was lost")));
   const started = Date.now();
   let isStopping = false;
   await recover(log, chains);
@@ -96,9 +111,15 @@ async function run(
 
   const quarantine = openQuarantine(join(data, "quarantine"));
   const refusals = new Refusals();
+  const notImmutable =
+    place.remote && (await provesImmutable(place.remote.store, place.remote.store.home));
+  const standing = new Standing({ settings, data, wal, publisher, lease, notImmutable });
+  await standing.sample();
+  const { isHeld, refusing } = standing;
+  const acks = new Acks({ log, ack: settings.ack, isHeld, refusing });
   const own = new OwnChain(log, chains);
   const intake = new Intake({
-    log,
+    log: acks,
     chains,
     signer,
     verifiers,
@@ -117,13 +138,17 @@ async function run(
     unpublished: () => log.unpublished,
     chains: () => chains.count,
     checkpointAgeSeconds: () => (Date.now() - log.signedAt) / 1000,
+    standing: place.remote && standing,
   });
   const readiness = (): Readiness => {
     const age = Date.now() - log.signedAt;
     const reasons: string[] = [];
     if (isStopping) reasons.push("shutting down");
     if (log.isDiskFull || publisher.isDiskFull) reasons.push("the disk is full");
-    if (log.unpublished > 0 && age > LATE_MS) reasons.push("checkpoints are late");
+    const isLate = log.unpublished > 0 && age > LATE_MS && !standing.isBridged;
+    if (isLate) reasons.push("checkpoints are late");
+    const refused = refusing();
+    if (refused !== null) reasons.push(refused);
     return {
       reasons,
       details: {
@@ -135,6 +160,7 @@ async function run(
         treeSize: log.checkpoint.size,
         unpublished: log.unpublished,
         checkpointAgeMs: age,
+        ...standing.details(),
       },
     };
   };
@@ -151,6 +177,7 @@ async function run(
     keys: () => keyHistory(data),
     onRefused: (cause) => refusals.count(cause),
     logDir: join(data, "log"),
+    readLog: place.remote === null ? undefined : place.read,
     metrics,
     logger,
     readiness,
@@ -181,6 +208,9 @@ async function run(
   const healthAddress = health === null ? undefined : addressOf(health);
   const listening = { address, healthAddress, data, origin: signer.name, vkey: signer.vkey };
   logger.info(listening, "listening");
+  if (notImmutable !== null && notImmutable.length > 0) {
+    logger.error({ because: notImmutable }, "this log is not immutable: run meshseal doctor");
+  }
 
   const watch =
     tls &&
@@ -191,10 +221,17 @@ async function run(
       () => logger.info("certificates were read again"),
       (err) => logger.error({ err }, "the new certificates cannot be used: the old ones stay"),
     );
-  const publishing = setInterval(
-    () => void log.publish().catch(() => undefined),
-    settings.checkpointMs,
-  );
+  let isPublishing = false;
+  const publishing = setInterval(() => {
+    void standing.sample().catch(() => undefined);
+    // While the store is away, one waits and is enough.
+    if (isPublishing) return;
+    isPublishing = true;
+    const done = (): void => {
+      isPublishing = false;
+    };
+    void log.publish().then(done, done);
+  }, settings.checkpointMs);
   const beat = async (): Promise<void> => {
     await refusals.write(own);
     await own.heartbeat();
@@ -208,12 +245,20 @@ async function run(
   clearInterval(publishing);
   clearInterval(beating);
   if (watch) watch.stop();
+  const giveUp = setInterval(() => {
+    if (publisher.away === null) return;
+    logger.warn("stopped while the bucket is away: the newest entries are in the WAL");
+    process.exit(75);
+  }, GIVE_UP_MS);
+  giveUp.unref();
   await http.close();
   await health?.close();
   await refusals.write(own);
   await own.close();
   await log.close();
   await chains.close();
+  clearInterval(giveUp);
+  await endLease?.();
   logger.info({ treeSize: log.checkpoint.size }, "stopped");
   return code;
 }
@@ -255,13 +300,6 @@ async function readDigest(
   const bytes = await store.get(tilePath({ level: 0, index: tile, width }));
   const at = (index % TILE_WIDTH) * HASH_BYTES;
   return bytes === null ? null : bytes.subarray(at, at + HASH_BYTES);
-}
-
-function readPublished(path: string): Promise<Buffer | null> {
-  return readFile(path).catch((error: unknown) => {
-    if (codeOf(error) === "ENOENT") return null;
-    throw error;
-  });
 }
 
 /** Waits, but no longer than until a second signal. */

@@ -1,5 +1,6 @@
 /** What the exporter counts, in Prometheus' form. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import type { Standing } from "./standing.ts";
 
 export type Metrics = {
   readonly registry: Registry;
@@ -14,6 +15,8 @@ export type Gauges = {
   readonly unpublished: () => number;
   readonly chains: () => number;
   readonly checkpointAgeSeconds: () => number;
+  /** Of a log in a bucket. */
+  readonly standing: Pick<Standing, "isImmutable" | "isBridged" | "walSecondsLeft"> | null;
 };
 
 export function createMetrics(gauges: Gauges): Metrics {
@@ -42,6 +45,22 @@ export function createMetrics(gauges: Gauges): Metrics {
     "Age of the newest checkpoint.",
     gauges.checkpointAgeSeconds,
   );
+  const { standing } = gauges;
+  if (standing !== null) {
+    gauge(
+      "meshseal_store_immutable",
+      "1 if the bucket was seen to keep what is locked, 0 if not.",
+      () => Number(standing.isImmutable),
+    );
+    gauge("meshseal_store_away", "1 while the bucket does not answer and the WAL bridges it.", () =>
+      Number(standing.isBridged),
+    );
+    gauge(
+      "meshseal_wal_seconds_left",
+      "Until the WAL is full at the present rate, if the bucket stays away.",
+      () => standing.walSecondsLeft,
+    );
+  }
   return {
     registry,
     batches: new Counter({

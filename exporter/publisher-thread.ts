@@ -1,17 +1,33 @@
-/** The second thread: a Publisher on the data directory's file store, driven by messages (log/remote-publisher.ts). */
+/** The second thread: a Publisher on the log's store, driven by messages (log/remote-publisher.ts). */
 import { join } from "node:path";
 import { parentPort, workerData } from "node:worker_threads";
 import { loadKey } from "./keys.ts";
 import { Publisher } from "./log/publisher.ts";
 import type { Call, Reply } from "./log/remote-publisher.ts";
 import { fileStore } from "./store/file.ts";
+import type { ClaimedStore } from "./store/settings.ts";
+import type { Store } from "./store/store.ts";
 
-const { data } = workerData as { readonly data: string };
+/** What the thread is started with. */
+export type PublisherData = { readonly data: string; readonly remote: ClaimedStore | null };
+
+const { data, remote } = workerData as PublisherData;
 const publisher = new Publisher({
-  store: fileStore(join(data, "log"), join(data, "unfinished")),
+  store: remote === null ? localStore() : await bucketStore(remote),
   ...loadKey(data, undefined),
   onDiskFull: (isDiskFull) => reply({ isDiskFull }),
 });
+
+function localStore(): Store {
+  return fileStore(join(data, "log"), join(data, "unfinished"));
+}
+
+async function bucketStore(claimed: ClaimedStore): Promise<Store> {
+  const { openBucket } = await import("./store/settings.ts");
+  const { openObjectStore } = await import("./store/object.ts");
+  const bucket = await openBucket(claimed, { onAway: (away) => reply({ away }) });
+  return await openObjectStore({ ...claimed, bucket, now: Date.now });
+}
 
 function reply(message: Reply): void {
   parentPort?.postMessage(message);

@@ -12,6 +12,13 @@ const OTHERS = {
     shows: "our logs are read by Go's tlog and note packages and pass Tessera's fsck",
     isReady: () => spawnSync("go", ["version"], { stdio: "ignore" }).status === 0,
   },
+  stores: {
+    needs: "Go 1.26 or newer (https://go.dev/dl), and Python 3 with venv and pip",
+    shows: "logs in buckets of two real S3 servers with object lock, and of one that lies",
+    isReady: () =>
+      spawnSync("go", ["version"], { stdio: "ignore" }).status === 0 &&
+      spawnSync("python3", ["-m", "pip", "--version"], { stdio: "ignore" }).status === 0,
+  },
   crash: {
     needs:
       "strace, and leave to trace processes (apt-get install strace; in a container --cap-add SYS_PTRACE)",

@@ -11,13 +11,19 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
+import { claim, newWriter, type Writers } from "../exporter/store/claim.ts";
 import { fileStore } from "../exporter/store/file.ts";
 import { memoryStore } from "../exporter/store/memory.ts";
+import { memoryBucket } from "../exporter/store/memory-bucket.ts";
+import { openObjectStore } from "../exporter/store/object.ts";
 import { holdsStorePromises } from "./support/store-promises.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "meshseal-store-"));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 let count = 0;
+
+const writers = (): Writers => ({ current: "", unfinished: [], pending: newWriter() });
+const OBJECT = { home: "a/", ack: "store", lockMs: 0, keepEveryMs: 0, now: Date.now } as const;
 
 function openFileStore(): { store: ReturnType<typeof fileStore>; log: string; drafts: string } {
   const log = join(dir, String(count++));
@@ -33,6 +39,18 @@ holdsStorePromises("file", async () => {
   const { store, log, drafts } = openFileStore();
   // The reader is another process's view: its drafts are its own.
   return { store, reader: async () => fileStore(log, `${drafts}-reader`) };
+});
+
+holdsStorePromises("object", async () => {
+  const bucket = memoryBucket();
+  const { claim: claimed } = await claim(bucket, "a/", "store", writers());
+  return {
+    store: await openObjectStore({ ...OBJECT, bucket, claim: claimed }),
+    // As anyone reads a bucket.
+    reader: async () => ({
+      get: async (path) => (await bucket.get(`a/log/${path}`, 1e6))?.bytes ?? null,
+    }),
+  };
 });
 
 test("a file store's files are read-only, and no draft stays behind", async () => {

@@ -2,11 +2,9 @@
 import { lstat, open, readdir } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
 import { codeOf } from "../errors.ts";
-
-/** The log cannot be read: says nothing about what it holds. */
-export class Unreachable extends Error {
-  override name = "Unreachable";
-}
+import type { S3Settings } from "../store/s3.ts";
+import type { BucketView } from "./bucket-source.ts";
+import { Unreachable } from "./unreachable.ts";
 
 export type Source = {
   /** Returns the file at a C2SP path, or null if there is none. Longer than `limit` bytes counts as damaged: null. */
@@ -16,12 +14,20 @@ export type Source = {
    * empty directory is none: it says nothing, and is what a kill between two removals of partial tiles leaves.
    */
   readonly list?: () => AsyncGenerator<{ path: string; isFile: boolean }>;
+  /** What a bucket keeps besides. */
+  readonly bucket?: BucketView;
 };
 
 const TIMEOUT_MS = 15_000;
 
-/** Returns the source for `where`: an http(s) URL of a log's prefix, or a data directory, or its `log` directory. */
-export async function openSource(where: string): Promise<Source> {
+/** Returns the source for `where`: an http(s) or s3 URL of a log's prefix, or a data directory, or its `log` directory. */
+export async function openSource(
+  where: string,
+  s3: S3Settings = { pathStyle: false },
+): Promise<Source> {
+  if (where.startsWith("s3://")) {
+    return await (await import("./bucket-source.ts")).bucketSource(where, s3);
+  }
   if (/^https?:\/\//.test(where)) return urlSource(where.replace(/\/+$/, ""));
   const inside = await lstat(join(where, "log")).catch(() => null);
   const dir = inside?.isDirectory() ? join(where, "log") : where;

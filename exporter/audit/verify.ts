@@ -15,6 +15,7 @@ import {
   tileRoot,
 } from "../log/tile.ts";
 import { checkRequired, readCosignatures } from "./anchors.ts";
+import { checkBucket } from "./bucket.ts";
 import { ChainWalk } from "./chains.ts";
 import { logKeysAt, type Policy, policyOf } from "./policy.ts";
 import { ProxyWalk } from "./proxies.ts";
@@ -70,6 +71,10 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     await checkClaims(tiles, walk, findings);
     await checkLastSeen(tiles, policy, origin, options.lastSeen, findings, notes);
     if (source.list !== undefined) await checkFiles(source, source.list(), tiles, findings, notes);
+    if (source.bucket !== undefined) {
+      const opener = (bytes: Buffer): Checkpoint | null => openTrusted(bytes, policy);
+      await checkBucket(source.bucket, tiles, opener, findings, notes);
+    }
     const keys = logKeysAt(policy.logs, origin, checkpoint.size);
     const cosigners = policy.witnesses.witnesses.map(({ verifier }) => verifier.name);
     for (const { name } of openNote(note ?? Buffer.alloc(0), keys)?.unknown ?? []) {

@@ -7,7 +7,15 @@ import { dataChecks } from "../doctor/data.ts";
 import { type MeshFlags, meshChecks } from "../doctor/mesh.ts";
 import { MeshsealError } from "../errors.ts";
 
-type Flags = { data: string; json?: boolean } & MeshFlags;
+type Flags = {
+  data: string;
+  json?: boolean;
+  store?: string;
+  origin: string;
+  s3Endpoint?: string;
+  s3Region?: string;
+  s3PathStyle?: boolean;
+} & MeshFlags;
 
 const HELP = `
 Exit codes:
@@ -16,10 +24,11 @@ Exit codes:
   3  something could not be tried
   64 wrong usage
 
-Example:
+Examples:
   meshseal doctor --data ./meshseal-data
   meshseal doctor --envoy http://127.0.0.1:9901 --exporter http://127.0.0.1:7700
-  meshseal doctor --manifest meshseal.yaml`;
+  meshseal doctor --manifest meshseal.yaml
+  meshseal doctor --store s3://audit/mesh --origin audit.example/shop`;
 
 const EXIT_BAD = 1;
 const EXIT_UNKNOWN = 3;
@@ -29,6 +38,13 @@ async function allChecks(flags: Flags): Promise<Check[]> {
   const checks: Check[] = [];
   if (existsSync(join(flags.data, "log.key"))) checks.push(...dataChecks(flags.data));
   checks.push(...(await meshChecks(flags)));
+  if (flags.store !== undefined) {
+    const { bucketChecks } = await import("../doctor/bucket.ts");
+    const { parseS3Url } = await import("../store/s3.ts");
+    const { s3Endpoint, s3Region, s3PathStyle } = flags;
+    const s3 = { endpoint: s3Endpoint, region: s3Region, pathStyle: s3PathStyle === true };
+    checks.push(...(await bucketChecks({ place: parseS3Url(flags.store), s3 }, flags.origin)));
+  }
   return checks;
 }
 
@@ -44,6 +60,11 @@ export function doctorCommand(): Command {
     .option("--key <file>", "its private key (PEM)")
     .option("--manifest <file...>", "manifests or Envoy configurations, before they are applied")
     .option("--root-namespace <name>", "Istio's root namespace", "istio-system")
+    .option("--store <s3://bucket/prefix>", "try what this bucket really protects")
+    .option("--origin <name>", "of the log in that bucket: doctor's own files go there", "doctor")
+    .option("--s3-endpoint <url>", "an S3-compatible service (default: AWS)")
+    .option("--s3-region <name>", "its region")
+    .option("--s3-path-style", "the bucket's name goes into the path")
     .option("--json", "print one JSON object")
     .addHelpText("after", HELP)
     .action(async (flags: Flags) => {

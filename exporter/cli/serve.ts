@@ -40,6 +40,14 @@ export function serveCommand(): Command {
       "when told to stop, say so at /readyz for this long before batches are refused (default 0)",
     )
     .option("--max-connections <n>", "connections at a time (default 10000)")
+    .option("--store <s3://bucket/prefix>", "keep the log's files in a bucket: docs/storage.md")
+    .option("--s3-endpoint <url>", "an S3-compatible service (default: AWS)")
+    .option("--s3-region <name>", "its region (default: as AWS's own tools find it)")
+    .option("--s3-path-style", "the bucket's name goes into the path, as most services want it")
+    .option("--lock-days <n>", "lock files in compliance mode for n days; 0: not at all")
+    .option("--ack <wal|store>", "what receipts wait for (default wal)")
+    .option("--standby", "exporters share this data directory and log: wait until it is free")
+    .option("--wal-limit-mib <n>", "room for entries while the bucket is away (default 8192)")
     .option("--log-level <level>", "debug, info, warn, error or silent (default info)")
     .option("--config <file>", "JSON file with the same settings in camelCase")
     .addHelpText(

@@ -5,10 +5,12 @@ import { Command } from "commander";
 import { readBatchKeys } from "../access/mac.ts";
 import { type Policy, policyOf, readPolicy } from "../audit/policy.ts";
 import { EXIT_CODES, type VerifyReport } from "../audit/report.ts";
-import { openSource, Unreachable } from "../audit/source.ts";
+import { openSource } from "../audit/source.ts";
+import { Unreachable } from "../audit/unreachable.ts";
 import { type VerifyOptions, verifyLog } from "../audit/verify.ts";
 import { codeOf, MeshsealError } from "../errors.ts";
 import { parseVkey, type Verifier } from "../log/note.ts";
+import type { S3Settings } from "../store/s3.ts";
 import { readLines } from "./recover.ts";
 
 type Flags = {
@@ -20,6 +22,9 @@ type Flags = {
   batchKeys?: string;
   lastSeen?: string;
   updateLastSeen?: boolean;
+  s3Endpoint?: string;
+  s3Region?: string;
+  s3PathStyle?: boolean;
 };
 
 const HELP = `
@@ -38,7 +43,7 @@ Examples:
 export function verifyCommand(): Command {
   return new Command("verify")
     .description("Check a whole log: signature, tree, every entry, every link of every chain.")
-    .argument("<dir|url>", "data directory, log directory, or URL of the log")
+    .argument("<dir|url>", "data directory, log directory, or URL of the log (http, https, s3)")
     .option("--key <vkey|@file>", "the log's verifier key, from a source that you trust")
     .option("--policy <file>", "whom you trust: log keys, witnesses, time stamp authorities, ...")
     .option("--last-seen <file>", "a checkpoint of this log from earlier: finds a roll-back")
@@ -46,6 +51,9 @@ export function verifyCommand(): Command {
     .option("--seals <file>", "Envoy's log: its seal lines are compared with what is here")
     .option("--batch-keys <file>", "keys of senders, ID:HEX a line, for the MACs of seal lines")
     .option("--require-seals", "open chains count as incomplete")
+    .option("--s3-endpoint <url>", "an S3-compatible service (default: AWS)")
+    .option("--s3-region <name>", "its region")
+    .option("--s3-path-style", "the bucket's name goes into the path")
     .option("--json", "print the report as one JSON object")
     .addHelpText("after", HELP)
     .action(async (where: string, flags: Flags) => {
@@ -60,7 +68,7 @@ export function verifyCommand(): Command {
       try {
         const policy = readTrust(flags);
         const lastSeen = flags.lastSeen === undefined ? undefined : readSeen(flags);
-        const report = await verifyLog(await openSource(where), {
+        const report = await verifyLog(await openSource(where, s3Of(flags)), {
           policy,
           ...(lastSeen === undefined ? {} : { lastSeen }),
           ...(flags.seals === undefined ? {} : { seals: readSeals(flags.seals, flags.batchKeys) }),
@@ -87,6 +95,10 @@ export function verifyCommand(): Command {
 
 function readSeals(file: string, keys: string | undefined): NonNullable<VerifyOptions["seals"]> {
   return { lines: readLines(file), macs: keys === undefined ? new Map() : readBatchKeys(keys) };
+}
+
+function s3Of({ s3Endpoint: endpoint, s3Region: region, s3PathStyle }: Flags): S3Settings {
+  return { endpoint, region, pathStyle: s3PathStyle === true };
 }
 
 /** Returns what `--key` and `--policy` say together. */

@@ -32,6 +32,7 @@ import { isAllowed, type Role, type Rules } from "../access/rules.ts";
 import { addHealth, type Readiness } from "../health.ts";
 import type { Metrics } from "../metrics.ts";
 import type { Answer, Intake, Refusal } from "./intake.ts";
+import { serveLogFiles } from "./log-files.ts";
 
 const STATUS: Readonly<Record<string, number>> = {
   [REFUSED_MALFORMED]: 400,
@@ -58,6 +59,8 @@ const MAX_RATES = 20_000;
 export type HttpOptions = {
   readonly intake: Intake;
   readonly logDir: string;
+  /** Reads the log's files where they are not in `logDir`. */
+  readonly readLog?: ((path: string) => Promise<Buffer | null>) | undefined;
   readonly metrics: Metrics;
   readonly logger: Logger;
   readonly readiness: () => Readiness;
@@ -207,6 +210,10 @@ export function createHttp(options: HttpOptions): FastifyInstance {
   app.get("/metrics", { config: { role: "read" } }, async (_request, reply) =>
     reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
   );
+  if (options.readLog !== undefined) {
+    serveLogFiles(app, options.readLog);
+    return app;
+  }
   app.register((log, _, done) => {
     log.addHook("onRoute", (route) => {
       route.config = { ...route.config, role: "read" };

@@ -25,6 +25,8 @@ import { type Checked, checkEntries } from "./check.ts";
 export type Log = {
   readonly checkpoint: Checkpoint;
   readonly isDiskFull: boolean;
+  /** Why no batch can be taken now, if there is something. */
+  readonly refusing?: string | null;
   readonly waitingBytes: number;
   readonly append: (
     entries: Buffer,
@@ -76,6 +78,7 @@ export class Intake {
   async accept(batch: Buffer, sender: Sender, isRecovery = false): Promise<Answer> {
     const { log, quarantine } = this.#options;
     if (this.isDraining) return refused(REFUSED_BUSY, "this exporter is shutting down");
+    if (log.refusing) return refused(REFUSED_BUSY, log.refusing);
     if (log.isDiskFull) return refused(REFUSED_BUSY, "the disk is full");
     if (log.waitingBytes > MAX_WAITING_BYTES) return refused(REFUSED_BUSY, "the disk is behind");
     if (batch.length > MAX_BATCH_BYTES) {

@@ -139,6 +139,8 @@ export class Publisher {
       await store.replace(tilePath(tile), bytes);
     });
     this.#isRecovering = false;
+    // What a crash kept from its place below the checkpoint.
+    await store.sync();
     return await this.#publish();
   }
 

@@ -17,7 +17,9 @@ export type Call =
 export type Reply =
   | { readonly id: number; readonly result: unknown }
   | { readonly id: number; readonly error: unknown }
-  | { readonly isDiskFull: boolean };
+  | { readonly isDiskFull: boolean }
+  /** Why the store is away, or null. */
+  | { readonly away: string | null };
 
 type Waiting = { readonly resolve: (value: never) => void; readonly reject: (e: unknown) => void };
 
@@ -26,6 +28,7 @@ export class RemotePublisher implements Publishing {
   readonly #waiting = new Map<number, Waiting>();
   #lastId = 0;
   isDiskFull = false;
+  away: string | null = null;
 
   /** `worker` runs publisher-thread.ts. `onFatal` gets what ended it unasked. */
   constructor(worker: Worker, onFatal: (error: unknown) => void) {
@@ -72,7 +75,11 @@ export class RemotePublisher implements Publishing {
   }
 
   #take(reply: Reply): void {
-    if (!("id" in reply)) {
+    if ("away" in reply) {
+      this.away = reply.away;
+      return;
+    }
+    if ("isDiskFull" in reply) {
       this.isDiskFull = reply.isDiskFull;
       return;
     }

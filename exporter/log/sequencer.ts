@@ -4,7 +4,8 @@
  *     append -> WAL, fsync (a group at a time) -> durable, receipted -> publisher: tiles, checkpoint -> synced -> WAL pruned
  *
  * What was appended while one group is fsynced is the next group. A WAL or publisher that fails is reported to `onFatal`:
- * nothing is tried again after a failed fsync. A publisher that is behind holds the next group back.
+ * nothing is tried again after a failed fsync. A publisher that is behind holds the next group back, or, where its store
+ * may be away for hours, gets the rest from the WAL later (`fromWal`).
  */
 import { hash } from "node:crypto";
 import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
@@ -34,6 +35,8 @@ export type SequencerOptions = {
   /** Makes what others remember of the log durable, before the WAL forgets it. */
   readonly beforePrune: () => Promise<void>;
   readonly onFatal: (error: unknown) => void;
+  /** A publisher that is behind is fed from the WAL, and groups go on. */
+  readonly fromWal?: boolean;
 };
 
 /** Gets entries of the log in order at start: bytes without prefix, leaf hash and leaf index. */
@@ -54,6 +57,9 @@ export class Sequencer {
   #waiting: Waiting[] = [];
   #flushing: Promise<void> | null = null;
   #behindBytes = 0;
+  /** How many leaves the publisher was given, and what gives it the rest out of the WAL. */
+  #fed = 0;
+  #feeding: Promise<void> | null = null;
   #pruning: Promise<void> | null = null;
   #isDiskFull = false;
   #isDead = false;
@@ -104,10 +110,16 @@ export class Sequencer {
     this.#next = start === -1 ? size : start;
     await this.#visitPublished(known, size, visit);
     if (start === -1 && size % TILE_WIDTH > 0) await this.#keepPartialBundle(size);
+    this.#fed = this.#next;
+    let fedBytes = 0;
     for await (const { firstIndex, entries } of wal.records()) {
       const leaves = this.#leavesOf(entries, firstIndex, known, visit);
       const next = firstIndex + leaves.length / HASH_BYTES;
-      await publisher.add(formatRecord(firstIndex, [entries], 0), leaves);
+      if (!this.#options.fromWal || this.#next < size || fedBytes < MAX_BEHIND_BYTES) {
+        await publisher.add(formatRecord(firstIndex, [entries], 0), leaves);
+        this.#fed = next;
+        fedBytes += entries.length;
+      }
       this.#next = Math.max(this.#next, next);
     }
     if (this.#next < known) {
@@ -117,6 +129,7 @@ export class Sequencer {
     }
     this.#durable = this.#next;
     this.#checkpoint = await publisher.recovered();
+    if (this.#fed < this.#durable) this.#feeding ??= this.#feed();
   }
 
   /**
@@ -162,6 +175,7 @@ export class Sequencer {
   async close(): Promise<void> {
     const { publisher, wal } = this.#options;
     await this.whenDurable();
+    await this.#feeding;
     await this.publish();
     await this.#pruning;
     await this.#prune();
@@ -195,16 +209,46 @@ export class Sequencer {
     const entries = group.map((appended) => appended.entries);
     const record = await this.#untilRoom(() => this.#options.wal.append(this.#durable, entries));
     const leaves = owned(group.map((appended) => appended.leaves));
+    const first = this.#durable;
     this.#durable += leaves.length / HASH_BYTES;
+    const isBehind = this.#behindBytes > MAX_BEHIND_BYTES;
+    if (this.#options.fromWal && (isBehind || this.#fed < first)) {
+      this.#feeding ??= this.#feed();
+      return;
+    }
+    const added = this.#give(record, leaves);
+    if (this.#behindBytes > MAX_BEHIND_BYTES && !this.#options.fromWal) await added;
+  }
+
+  /** Hands a record to the publisher. Resolves when it has it. */
+  async #give(record: Buffer, leaves: Buffer): Promise<void> {
     const bytes = record.length;
     this.#behindBytes += bytes;
-    const added = this.#options.publisher.add(record, leaves).then(
-      () => {
-        this.#behindBytes -= bytes;
-      },
-      (error: unknown) => this.#die(error),
-    );
-    if (this.#behindBytes > MAX_BEHIND_BYTES) await added;
+    this.#fed += leaves.length / HASH_BYTES;
+    try {
+      await this.#options.publisher.add(record, leaves);
+      this.#behindBytes -= bytes;
+    } catch (error) {
+      this.#die(error);
+    }
+  }
+
+  /** Gives the publisher what stands in the WAL only, a little at a time, until it has caught up. */
+  async #feed(): Promise<void> {
+    try {
+      while (this.#fed < this.#durable && !this.#isDead) {
+        const durable = this.#durable;
+        for await (const { firstIndex, entries } of this.#options.wal.records(this.#fed)) {
+          if (firstIndex >= durable || this.#isDead) break;
+          const leaves = this.#leavesOf(entries, firstIndex, 0, () => {});
+          const added = this.#give(formatRecord(firstIndex, [entries], 0), leaves);
+          if (this.#behindBytes > MAX_BEHIND_BYTES) await added;
+        }
+      }
+      this.#feeding = null;
+    } catch (error) {
+      this.#die(error);
+    }
   }
 
   async #untilRoom(write: () => Promise<Buffer>): Promise<Buffer> {

@@ -37,6 +37,8 @@ export class Wal {
   #seed = 0;
   /** First leaf index of each segment, oldest first. */
   #segments: number[] = [];
+  /** Bytes of each segment, by its first leaf index. */
+  readonly #sizes = new Map<number, number>();
 
   constructor(dir: string, segmentBytes: number = SEGMENT_BYTES) {
     this.#dir = dir;
@@ -51,6 +53,13 @@ export class Wal {
   /** Whether a segment is full, so that `prune` can take it away. */
   get isPrunable(): boolean {
     return this.#segments.length > 1;
+  }
+
+  /** Bytes on disk. */
+  get bytes(): number {
+    let sum = 0;
+    for (const size of this.#sizes.values()) sum += size;
+    return sum;
   }
 
   /** Finds the segments, and drops a last record that was cut short. To be called before anything else. */
@@ -72,17 +81,24 @@ export class Wal {
       }
       if (end < bytes.length) await truncate(path, end);
       this.#segments.push(Number(name.slice(0, -4)));
+      this.#sizes.set(Number(name.slice(0, -4)), end);
     }
     syncDir(this.#dir);
   }
 
-  /** Yields every record in order, one segment in memory at a time. */
-  async *records(): AsyncGenerator<WalRecord> {
-    for (const first of this.#segments) {
+  /**
+   * Yields every record in order, one segment in memory at a time. With `from`, only those that begin there or behind it: the
+   * WAL may grow meanwhile, and the caller stops before a record that was not durable when it began.
+   */
+  async *records(from = 0): AsyncGenerator<WalRecord> {
+    for (const [i, first] of [...this.#segments].entries()) {
+      if ((this.#segments[i + 1] ?? Number.POSITIVE_INFINITY) <= from) continue;
       const bytes = await readFile(join(this.#dir, segmentName(first)));
-      for (let at = SEED_BYTES; at < bytes.length; ) {
+      for (let at = SEED_BYTES; at + BODY_AT <= bytes.length; ) {
         const end = at + HEADER_BYTES + bytes.readUInt32BE(at);
-        yield parseRecord(bytes.subarray(at, end));
+        if (end > bytes.length) return;
+        const record = parseRecord(bytes.subarray(at, end));
+        if (record.firstIndex >= from) yield record;
         at = end;
       }
     }
@@ -106,6 +122,7 @@ export class Wal {
       throw error;
     }
     this.#length += record.length;
+    this.#sizes.set(this.#segments.at(-1) ?? firstIndex, this.#length);
     return record;
   }
 
@@ -114,6 +131,7 @@ export class Wal {
     for (let next = this.#segments[1]; next !== undefined && next <= size; ) {
       const first = this.#segments.shift() ?? 0;
       await rm(join(this.#dir, segmentName(first)));
+      this.#sizes.delete(first);
       next = this.#segments[1];
     }
     syncDir(this.#dir);

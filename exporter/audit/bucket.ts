@@ -1,0 +1,136 @@
+/**
+ * Checks what a bucket keeps besides the log's newest bytes: files that are written once have one version, no delete marker,
+ * and the lock that they were written with; every version of the checkpoint, and every one that is kept under its size,
+ * agrees with the log.
+ */
+import type { Checkpoint } from "../log/checkpoint.ts";
+import { MAX_NOTE_BYTES } from "../log/note.ts";
+import { parseTilePath, TILE_WIDTH } from "../log/tile.ts";
+import type { BucketView } from "./bucket-source.ts";
+import type { Findings } from "./report.ts";
+import type { Tiles } from "./tiles.ts";
+
+/** Versions of the checkpoint that are compared, the newest first: a lifecycle rule should leave fewer. */
+const MAX_CHECKPOINTS = 20_000;
+/** Requests at the same time. */
+const READS_AT_ONCE = 16;
+
+export type Opener = (note: Buffer) => Checkpoint | null;
+
+export async function checkBucket(
+  view: BucketView,
+  tiles: Tiles,
+  open: Opener,
+  findings: Findings,
+  notes: string[],
+): Promise<void> {
+  checkVersions(view, findings);
+  await checkCheckpoints(view, tiles, open, findings, notes);
+  checkLocks(view, findings, notes);
+}
+
+/** Whether a path below a log's home is written once and never removed. */
+function isWrittenOnce(path: string): boolean {
+  if (path.startsWith("checkpoints/")) return true;
+  return path.startsWith("log/") && parseTilePath(path.slice(4))?.width === TILE_WIDTH;
+}
+
+function checkVersions({ versions }: BucketView, findings: Findings): void {
+  for (const [path, held] of versions) {
+    const markers = held.filter(({ isDeleteMarker }) => isDeleteMarker);
+    const real = held.length - markers.length;
+    const isPartial = path.startsWith("log/tile/") && !isWrittenOnce(path);
+    if (!isWrittenOnce(path) && !isPartial && path !== "log/checkpoint") continue;
+    if (markers.length > 0 && !isPartial) {
+      const message = `${path} has a delete marker of ${markers[0]?.modified.toISOString()}: somebody tried to delete it`;
+      findings.add({ severity: "tampered", cause: "delete-marker", file: path, message });
+    }
+    if (real > 1 && path !== "log/checkpoint") {
+      const message = `${path} has ${real} versions: somebody wrote over it`;
+      findings.add({ severity: "tampered", cause: "extra-version", file: path, message });
+    }
+  }
+}
+
+async function checkCheckpoints(
+  { versions, readVersion }: BucketView,
+  tiles: Tiles,
+  open: Opener,
+  findings: Findings,
+  notes: string[],
+): Promise<void> {
+  const all: { path: string; version: string; at: Date }[] = [];
+  for (const [path, held] of versions) {
+    if (path !== "log/checkpoint" && !path.startsWith("checkpoints/")) continue;
+    for (const { version, isDeleteMarker, modified } of held) {
+      if (!isDeleteMarker) all.push({ path, version, at: modified });
+    }
+  }
+  all.sort((a, b) => b.at.getTime() - a.at.getTime());
+  let kept = 0;
+  const roots = new Map<number, Uint8Array | null>();
+  await each(all.slice(0, MAX_CHECKPOINTS), async ({ path, version, at }) => {
+    const note = await readVersion(path, version, MAX_NOTE_BYTES);
+    const checkpoint = note === null ? null : open(note);
+    const file = path;
+    if (checkpoint === null) {
+      const message = `the version of ${path} of ${at.toISOString()} is not signed by a given key`;
+      findings.add({ severity: "tampered", cause: "checkpoint", file, message });
+      return;
+    }
+    const { size, root } = checkpoint;
+    if (path !== "log/checkpoint") kept = Math.max(kept, size);
+    if (size > tiles.size) {
+      const message = `${path} of ${at.toISOString()} covers ${size} entries, the log only ${tiles.size}: it was rolled back`;
+      findings.add({ severity: "tampered", cause: "rolled-back", file, message });
+      return;
+    }
+    if (!roots.has(size)) roots.set(size, size === 0 ? null : await tiles.root(size));
+    const found = roots.get(size) ?? null;
+    if (found !== null && !Buffer.from(found).equals(root)) {
+      const message = `${path} of ${at.toISOString()} has another history of its ${size} entries`;
+      findings.add({ severity: "tampered", cause: "two-histories", file, message });
+    }
+  });
+  const left = all.length - MAX_CHECKPOINTS;
+  if (left > 0) notes.push(`${left} older versions of the checkpoint were not compared.`);
+  notes.push(
+    `${Math.min(all.length, MAX_CHECKPOINTS)} versions of the checkpoint in the bucket agree or are named; the newest one kept under its size covers ${kept} of ${tiles.size} entries.`,
+  );
+}
+
+function checkLocks({ locks }: BucketView, findings: Findings, notes: string[]): void {
+  let locked = 0;
+  let unlocked = 0;
+  let unknown = 0;
+  let first: Date | null = null;
+  for (const [path, { promised, now }] of locks) {
+    if (!isWrittenOnce(path)) continue;
+    if (promised !== null && promised.getTime() < Date.now()) unlocked++;
+    else if (promised !== null && now === undefined) unknown++;
+    else if (promised !== null && (now === null || now === undefined || now < promised)) {
+      const message = `${path} was locked until ${promised.toISOString()} and is now ${now ? `until ${now.toISOString()}` : "not locked"}: the bucket does not keep what it promised`;
+      findings.add({ severity: "tampered", cause: "lock-shortened", file: path, message });
+    } else if (now !== null && now !== undefined) {
+      locked++;
+      if (first === null || now < first) first = now;
+    } else unlocked++;
+  }
+  if (locked > 0) {
+    notes.push(
+      `${locked} files are locked in compliance mode, as the bucket says, the first until ${first?.toISOString()}.`,
+    );
+  }
+  if (unlocked > 0)
+    notes.push(`${unlocked} files that are written once are not locked any more, or never were.`);
+  if (unknown > 0)
+    notes.push(`The locks of ${unknown} files could not be seen with these credentials.`);
+}
+
+async function each<T>(items: readonly T[], look: (item: T) => Promise<void>): Promise<void> {
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    for (let item = items[next++]; item !== undefined; item = items[next++]) await look(item);
+  };
+  await Promise.all(Array.from({ length: Math.min(READS_AT_ONCE, items.length) }, worker));
+}

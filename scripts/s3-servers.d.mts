@@ -1,0 +1,1 @@
+export function findServer(name: "versitygw" | "minio" | "moto"): string;

@@ -1,0 +1,84 @@
+import { randomBytes } from "node:crypto";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { objectChecks, provesImmutable, wholeBucketChecks } from "../../exporter/doctor/bucket.ts";
+import { runChecks } from "../../exporter/doctor/check.ts";
+import type { Bucket } from "../../exporter/store/bucket.ts";
+import { claim, newWriter } from "../../exporter/store/claim.ts";
+import { openObjectStore } from "../../exporter/store/object.ts";
+import { s3Bucket } from "../../exporter/store/s3.ts";
+import { type S3Server, type ServerName, startS3 } from "../support/s3-server.ts";
+import { holdsStorePromises } from "../support/store-promises.ts";
+
+const DAY_MS = 86_400_000;
+
+describe.each<ServerName>(["versitygw", "minio", "moto"])("%s", (name) => {
+  let server: S3Server;
+  let bucketName = "";
+  let bucket: Bucket;
+
+  beforeAll(async () => {
+    server = await startS3(name);
+    bucketName = await server.newBucket();
+    bucket = await s3Bucket(server.client, bucketName);
+  }, 900_000);
+  afterAll(() => server.close());
+
+  holdsStorePromises(`s3 on ${name}`, async () => {
+    const home = `${randomBytes(6).toString("hex")}/`;
+    const writers = { current: "", unfinished: [], pending: newWriter() };
+    const { claim: claimed } = await claim(bucket, home, "store", writers);
+    return {
+      store: await openObjectStore({
+        bucket,
+        home,
+        claim: claimed,
+        ack: "store",
+        lockMs: DAY_MS,
+        keepEveryMs: 0,
+        now: Date.now,
+      }),
+      reader: async () => ({
+        get: async (path) => (await bucket.get(`${home}log/${path}`, 1e8))?.bytes ?? null,
+      }),
+    };
+  });
+
+  test("of many that create or swap at the same time one wins", async () => {
+    for (let round = 0; round < 5; round++) {
+      const key = `race/${round}`;
+      const racers = Array.from({ length: 16 }, (_, i) => Buffer.from(String(i)));
+      const made = await Promise.all(racers.map((bytes) => bucket.create(key, bytes, null)));
+      expect(made.filter((written) => written !== null)).toHaveLength(1);
+      const { etag } = (await bucket.get(key, 100)) ?? { etag: "" };
+      const swaps = racers.map((bytes) => bucket.swap(key, Buffer.from(`swap ${bytes}`), etag));
+      const swapped = await Promise.all(swaps);
+      expect(swapped.filter((written) => written !== null)).toHaveLength(1);
+    }
+  });
+
+  test("doctor says what the bucket really protects", async () => {
+    const settings = {
+      place: { bucket: bucketName, prefix: "" },
+      s3: { endpoint: server.endpoint, pathStyle: true },
+    };
+    const checks = [
+      ...(await objectChecks(settings, "a/")),
+      ...(await wholeBucketChecks(settings)),
+    ];
+    const results = await runChecks(checks);
+    const bad = results.filter(({ status }) => status !== "good").map((result) => result.name);
+    const proof = await provesImmutable({ ...settings, lockMs: DAY_MS }, "b/");
+    if (name === "moto") {
+      // The store that lies: it lets a retention be shortened, and what it says of it is "yes".
+      expect(bad).toContain("a retention cannot be shortened");
+      expect(bad).toContain("versioning cannot be suspended");
+      expect(proof.join()).toContain("a retention cannot be shortened");
+    } else {
+      expect(results).toEqual(
+        results.map(({ name, message }) => ({ name, message, status: "good" })),
+      );
+      expect(proof).toEqual([]);
+    }
+    expect(await provesImmutable({ ...settings, lockMs: 0 }, "c/")).toHaveLength(1);
+  });
+});
