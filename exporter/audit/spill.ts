@@ -67,6 +67,16 @@ export function readSpills(lines: Iterable<string>, keys: SealKeys): Recovered {
     if (typeof judged === "string") forged.push(`${where}: ${judged}`);
     else batches.push(judged);
   }
+  const entries = new Map<string, number>();
+  for (const { chain, count } of batches) entries.set(chain, (entries.get(chain) ?? 0) + count);
+  for (const { chain, unreceipted } of seals.values()) {
+    const here = entries.get(chain) ?? 0;
+    if (here < unreceipted) {
+      missing.push(
+        `chain ${chain}: its seal counts ${unreceipted} unreceipted entries, here are ${here}`,
+      );
+    }
+  }
   batches.sort((a, b) =>
     a.chain === b.chain ? a.firstSeq - b.firstSeq : a.chain < b.chain ? -1 : 1,
   );

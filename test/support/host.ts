@@ -54,6 +54,14 @@ export type HostOptions = {
   readonly shared?: Map<string, { value: Buffer; cas: number }>;
 };
 
+const modules = new Map<string, Promise<WebAssembly.Module>>();
+
+function compiled(path: string): Promise<WebAssembly.Module> {
+  const known = modules.get(path) ?? WebAssembly.compile(readFileSync(path));
+  modules.set(path, known);
+  return known;
+}
+
 export class Host {
   readonly calls: Call[] = [];
   readonly logs: string[] = [];
@@ -92,7 +100,7 @@ export class Host {
     configuration = "{}",
     options: HostOptions = {},
   ): Promise<{ host: Host; isAccepted: boolean }> {
-    const module = await WebAssembly.compile(readFileSync(options.module ?? "build/filter.wasm"));
+    const module = await compiled(options.module ?? "build/filter.wasm");
     let host: Host | undefined;
     const imports: Record<string, Record<string, (...args: never[]) => unknown>> = {};
     for (const { module: from, name } of WebAssembly.Module.imports(module)) {
