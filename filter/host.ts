@@ -18,6 +18,7 @@ export const WARN: u32 = 3;
 export const ERROR: u32 = 4;
 
 export const REQUEST_HEADERS: i32 = 0;
+export const RESPONSE_HEADERS: i32 = 2;
 export const CALL_RESPONSE_HEADERS: i32 = 6;
 const PLUGIN_CONFIGURATION: i32 = 7;
 

@@ -63,7 +63,7 @@ export function proxy_on_configure(context: u32, bytes: u32): u32 {
   delivery.configure(config.delivery);
   chain.configure(config);
   outbox.configure(config);
-  facts.prepare();
+  facts.prepare(config);
   if (proxy_set_tick_period_milliseconds(config.tickMs) !== host.OK) {
     return refuse("the host gives no ticks: allow proxy_set_tick_period_milliseconds");
   }

@@ -1,4 +1,4 @@
-import { createHmac } from "node:crypto";
+import { createHash, createHmac } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -35,7 +35,7 @@ beforeAll(async () => {
   const { error, stderr } = await asc.main([
     "test/support/hmac.as.ts",
     ...["--outFile", file, "--runtime", "stub", "--use", "abort=filter/abort/abort"],
-    ...["-O3", "--noAssert"],
+    ...["-O3", "--noAssert", "--enable", "simd"],
   ]);
   if (error !== null) throw new Error(stderr.toString());
   const module = await WebAssembly.compile(readFileSync(file));
@@ -65,6 +65,21 @@ function put(bytes: Uint8Array): number {
 function digest(): Buffer {
   return Buffer.from(Buffer.from(wasm.memory.buffer, call("digest"), 32));
 }
+
+test("SHA-256 in pieces of any size is Node's", () => {
+  fc.assert(
+    fc.property(
+      fc.uint8Array({ maxLength: 1000 }),
+      fc.integer({ min: 1, max: 300 }),
+      (message, piece) => {
+        put(message);
+        call("inPieces", message.length, piece);
+        expect(digest()).toEqual(createHash("sha256").update(message).digest());
+      },
+    ),
+    { numRuns: 300 },
+  );
+});
 
 test("HMAC-SHA-256 is Node's, for any key and any message", () => {
   fc.assert(

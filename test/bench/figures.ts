@@ -24,3 +24,9 @@ export function spreadOf(figures: readonly number[]): [number, number] {
 export function percentile(sorted: readonly number[], share: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
 }
+
+/** Returns the first and the third quartile, by the nearest rank. */
+export function quartiles(figures: readonly number[]): number[] {
+  const sorted = figures.toSorted((a, b) => a - b);
+  return [0.25, 0.75].map((share) => sorted[Math.floor((sorted.length - 1) * share)] ?? Number.NaN);
+}

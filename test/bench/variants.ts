@@ -10,9 +10,15 @@ export type Ports = {
 };
 
 /** Files that a variant loads or writes. */
-export type Files = { readonly ours: string; readonly noop: string; readonly accessLog: string };
+export type Modules = {
+  readonly filter: string;
+  readonly accessLog: string;
+  readonly noop: string;
+  readonly accessLogFile: string;
+};
 
-export const VARIANTS = ["none", "noop", "meshseal", "file", "grpc", "otel"] as const;
+/** `filter` and `access-log` are ours, `noop` is a module that does nothing, the last three are Envoy's own loggers. */
+export const VARIANTS = ["none", "noop", "filter", "access-log", "file", "grpc", "otel"] as const;
 export type Variant = (typeof VARIANTS)[number];
 
 type Json = { readonly [key: string]: unknown };
@@ -69,10 +75,14 @@ function wasmFilter(file: string, configuration: string): Json {
   };
 }
 
-function accessLog(variant: Variant, files: Files): Json[] {
+function accessLog(variant: Variant, files: Modules): Json[] {
+  if (variant === "access-log") {
+    const type = "access_loggers.wasm.v3.WasmAccessLog";
+    return [{ name: "audit", typed_config: typed(type, { config: wasm(files.accessLog, "{}") }) }];
+  }
   const grpc_service = { envoy_grpc: { cluster_name: "sink" } };
   if (variant === "file") {
-    const config = { path: files.accessLog, log_format: { json_format: OPERATORS } };
+    const config = { path: files.accessLogFile, log_format: { json_format: OPERATORS } };
     return [{ name: "file", typed_config: typed("access_loggers.file.v3.FileAccessLog", config) }];
   }
   if (variant === "grpc") {
@@ -92,10 +102,10 @@ function accessLog(variant: Variant, files: Files): Json[] {
   return [];
 }
 
-function httpFilters(variant: Variant, files: Files): Json[] {
+function httpFilters(variant: Variant, files: Modules): Json[] {
   const router = { name: "router", typed_config: typed("filters.http.router.v3.Router", {}) };
   if (variant === "noop") return [wasmFilter(files.noop, ""), router];
-  if (variant === "meshseal") return [wasmFilter(files.ours, "{}"), router];
+  if (variant === "filter") return [wasmFilter(files.filter, "{}"), router];
   return [router];
 }
 
@@ -152,7 +162,7 @@ function answer(body: string): Json {
 }
 
 /** Returns the bootstrap of a variant: `/direct` is answered by Envoy, anything else goes to the upstream. */
-export function bootstrap(variant: Variant, ports: Ports, files: Files): Json {
+export function bootstrap(variant: Variant, ports: Ports, files: Modules): Json {
   return {
     admin: { address: { socket_address: { address: "127.0.0.1", port_value: ports.admin } } },
     static_resources: {
@@ -177,7 +187,7 @@ export function bootstrap(variant: Variant, ports: Ports, files: Files): Json {
 
 /** Returns the bootstrap of the upstream: another Envoy that answers by itself. */
 export function upstreamBootstrap(port: number, admin: number): Json {
-  const files = { ours: "", noop: "", accessLog: "" };
+  const files = { filter: "", accessLog: "", noop: "", accessLogFile: "" };
   return {
     admin: { address: { socket_address: { address: "127.0.0.1", port_value: admin } } },
     static_resources: {

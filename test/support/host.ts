@@ -11,7 +11,15 @@ export type Stream = {
   /** Attributes by CEL name, such as "response.code"; numbers are 8 bytes. */
   readonly attributes: Readonly<Record<string, Uint8Array | number>>;
   readonly headers: readonly (readonly [Uint8Array, Uint8Array])[];
+  readonly responseHeaders?: readonly (readonly [Uint8Array, Uint8Array])[];
+  /** Dynamic metadata, by namespace and key; as a client can never write it. */
+  readonly metadata?: Metadata;
 };
+
+export type Metadata = { readonly [key: string]: Metadata | string | boolean };
+
+/** What Envoy always has. */
+const ALWAYS: Readonly<Record<string, number>> = { "upstream.request_attempt_count": 0 };
 
 export type Call = {
   readonly token: number;
@@ -179,17 +187,34 @@ export class Host {
   }
 
   #attribute(name: string): Uint8Array | null {
-    const value = this.#stream.attributes[name];
+    const value = this.#stream.attributes[name] ?? ALWAYS[name];
+    if (name.startsWith("metadata.filter_metadata")) return this.#metadata(name);
     if (typeof value !== "number") return value ?? null;
     const bytes = Buffer.alloc(8);
     bytes.writeBigInt64LE(BigInt(value));
     return bytes;
   }
 
+  /** Namespaces have dots in their names: what is asked for is found by going down the longest names first. */
+  #metadata(path: string): Uint8Array | null {
+    let rest = path.slice("metadata.filter_metadata".length);
+    let value: Metadata | string | boolean = this.#stream.metadata ?? {};
+    while (rest !== "") {
+      if (typeof value !== "object") return null;
+      const key = Object.keys(value)
+        .filter((one) => `${rest}.`.startsWith(`.${one}.`))
+        .sort((a, b) => b.length - a.length)[0];
+      if (key === undefined) return null;
+      value = value[key] as Metadata | string | boolean;
+      rest = rest.slice(key.length + 1);
+    }
+    return serialize(value);
+  }
+
   #evaluate(dataAt: number, sizeAt: number): number {
     const values: Uint8Array[] = [];
     for (const item of this.#expression.slice(1, -1).split(", ")) {
-      const name = /[a-z_]+(?:\.[a-z_]+)+/.exec(item)?.[0] ?? "";
+      const name = /[a-z0-9_]+(?:\.[a-z0-9_]+)+/.exec(item)?.[0] ?? "";
       const value = this.#attribute(name);
       if (value === null && !item.startsWith("has(")) return INTERNAL_FAILURE;
       values.push(value ?? new Uint8Array());
@@ -223,7 +248,8 @@ export class Host {
         const answer = this.#answer.map(
           ([key, value]) => [Buffer.from(key), Buffer.from(value, "latin1")] as const,
         );
-        return this.#give(formatPairs(a === 0 ? this.#stream.headers : answer), b, c);
+        const maps = { 0: this.#stream.headers, 2: this.#stream.responseHeaders ?? [], 6: answer };
+        return this.#give(formatPairs(maps[a as 0 | 2 | 6]), b, c);
       }
       case "proxy_get_buffer_bytes":
         return this.#give(this.#configuration.subarray(b, b + c), d, e);
@@ -329,4 +355,13 @@ function formatPairs(pairs: readonly (readonly [Uint8Array, Uint8Array])[]): Buf
   });
   const nul = Buffer.alloc(1);
   return Buffer.concat([head, ...pairs.flatMap(([key, value]) => [key, nul, value, nul])]);
+}
+
+/** A value of dynamic metadata as Envoy serialises it: strings as they are, booleans as a byte, maps as pairs. */
+function serialize(value: Metadata | string | boolean): Buffer {
+  if (typeof value === "string") return Buffer.from(value);
+  if (typeof value === "boolean") return Buffer.of(Number(value));
+  return formatPairs(
+    Object.entries(value).map(([key, one]) => [Buffer.from(key), serialize(one)] as const),
+  );
 }

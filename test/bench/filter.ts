@@ -1,0 +1,228 @@
+/**
+ * What the filter costs Envoy: CPU added to a request, as a filter and as an access logger, against Envoy's own OpenTelemetry,
+ * gRPC and file access loggers carrying the same facts.
+ *
+ *     npm run -s bench:filter [-- --json] [--quick] [--starts 3] [--rounds 5] [--burst 10000] [--only none,filter,otel]
+ *
+ * All variants run at the same time and are loaded in turn, a burst each, in an order that changes each round; a ratio is taken
+ * within a round. So whatever else the machine does falls on all alike. Counted is the CPU time of the Envoy process (proc(5)), not the clock
+ * on the wall; exporter, receivers and upstream are processes of their own and are not counted. Envoys are started anew `--starts` times, since
+ * where a process lies in memory makes some per cent. p99 and memory are taken apart, at the end.
+ */
+import { execFileSync } from "node:child_process";
+import { parseArgs } from "node:util";
+import { median, quartiles } from "./figures.ts";
+import { load, type Mesh, openLoad, type Running, startMesh, stat } from "./mesh.ts";
+import { fineCpuMicros, residentMebibytes } from "./process.ts";
+import { VARIANTS, type Variant } from "./variants.ts";
+
+const PATHS = { direct: "/direct", proxied: "/cart/42" } as const;
+type Case = keyof typeof PATHS;
+const CASES = Object.keys(PATHS) as Case[];
+
+/** The ratios: what ours adds to a request, over what theirs adds. */
+const RATIOS = {
+  filterVsOtel: ["filter", "otel"],
+  accessLogVsOtel: ["access-log", "otel"],
+  filterVsGrpc: ["filter", "grpc"],
+  accessLogVsGrpc: ["access-log", "grpc"],
+  filterVsFile: ["filter", "file"],
+} as const satisfies Record<string, readonly [Variant, Variant]>;
+
+const { values: options } = parseArgs({
+  options: {
+    json: { type: "boolean", default: false },
+    quick: { type: "boolean", default: false },
+    starts: { type: "string", default: "3" },
+    rounds: { type: "string", default: "5" },
+    burst: { type: "string", default: "10000" },
+    memory: { type: "string", default: "1000000" },
+    only: { type: "string", default: VARIANTS.join(",") },
+    filter: { type: "string", default: "build/filter.wasm" },
+    "access-log": { type: "string", default: "build/filter.wasm" },
+  },
+});
+const starts = options.quick ? 1 : Number(options.starts);
+const rounds = options.quick ? 2 : Number(options.rounds);
+const burst = options.quick ? 2000 : Number(options.burst);
+const variants = VARIANTS.filter((variant) => options.only.split(",").includes(variant));
+
+type Round = Map<Variant, Record<Case, number>>;
+
+/** One burst on each case of each variant, in an order that changes with `turn`. */
+function measure(proxies: Map<Variant, Running>, turn: number): Round {
+  const figures: Round = new Map();
+  const order = [...proxies].map((_, i, all) => all[(i + turn) % all.length]);
+  for (const each of turn % 2 === 0 ? order : order.reverse()) {
+    if (each === undefined) continue;
+    const [variant, proxy] = each;
+    const spent = { direct: 0, proxied: 0 };
+    for (const name of CASES) {
+      const before = fineCpuMicros(proxy.pid);
+      load(proxy, PATHS[name], burst);
+      spent[name] = (fineCpuMicros(proxy.pid) - before) / burst;
+    }
+    figures.set(variant, spent);
+  }
+  return figures;
+}
+
+/** Requests that ours did not write: too many of them, and what was measured is not the work. */
+async function missed(proxies: Map<Variant, Running>): Promise<number> {
+  let count = 0;
+  for (const variant of ["filter", "access-log"] as const) {
+    const proxy = proxies.get(variant);
+    if (proxy !== undefined) count += await stat(proxy, "wasmcustom.meshseal_gap_requests");
+  }
+  return count;
+}
+
+async function measureAll(mesh: Mesh): Promise<{ figures: Round[]; missed: number }> {
+  const figures: Round[] = [];
+  let lost = 0;
+  for (let start = 0; start < starts; start++) {
+    const proxies = await mesh.restart(variants);
+    // V8 compiles what is hot in the background: the first requests are not typical.
+    for (const proxy of proxies.values())
+      for (const name of CASES) load(proxy, PATHS[name], Math.max(burst, 2000));
+    for (let round = 0; round < rounds; round++) {
+      const measured = measure(proxies, start * rounds + round);
+      figures.push(measured);
+      const said = [...measured].map(
+        ([name, spent]) => `${name} ${spent.direct.toFixed(1)}/${spent.proxied.toFixed(1)}`,
+      );
+      console.error(`${figures.length}/${starts * rounds}  ${said.join("  ")}`);
+    }
+    lost += await missed(proxies);
+  }
+  return { figures, missed: lost };
+}
+
+/** Returns what a variant adds to a request of the base, round by round. */
+function added(figures: readonly Round[], variant: Variant, name: Case): number[] {
+  return figures.map(
+    (round) =>
+      (round.get(variant)?.[name] ?? Number.NaN) - (round.get("none")?.[name] ?? Number.NaN),
+  );
+}
+
+function ratioOf(
+  figures: readonly Round[],
+  [ours, theirs]: readonly [Variant, Variant],
+  name: Case,
+): number[] {
+  const divisors = added(figures, theirs, name);
+  return added(figures, ours, name).map((figure, i) => figure / (divisors[i] ?? Number.NaN));
+}
+
+const round2 = (figure: number): number => Math.round(figure * 100) / 100;
+const byCase = <T>(make: (name: Case) => T): Record<Case, T> => ({
+  direct: make("direct"),
+  proxied: make("proxied"),
+});
+
+/** p99 in milliseconds at 70 % of what the slowest of them can serve, base and filter in turn. */
+async function latency(mesh: Mesh): Promise<object> {
+  const pair = ["none", "filter"] as const;
+  const proxies = await mesh.restart(pair);
+  const rates: number[] = [];
+  for (const proxy of proxies.values()) {
+    load(proxy, PATHS.proxied, 20_000);
+    const before = performance.now();
+    load(proxy, PATHS.proxied, 20_000);
+    rates.push(20_000 / ((performance.now() - before) / 1000));
+  }
+  const rate = Math.floor(0.7 * Math.min(...rates));
+  const p99: Record<(typeof pair)[number], number[]> = { none: [], filter: [] };
+  for (let turn = 0; turn < 10; turn++) {
+    for (const variant of turn % 2 === 0 ? pair : pair.toReversed()) {
+      const proxy = proxies.get(variant);
+      if (proxy === undefined) continue;
+      const waits = openLoad(proxy, PATHS.proxied, rate, 5);
+      p99[variant].push(waits[Math.floor(waits.length * 0.99)] ?? Number.NaN);
+    }
+  }
+  const ratios = p99.filter.map((figure, i) => figure / (p99.none[i] ?? Number.NaN));
+  return {
+    rate,
+    p99NoneMs: round2(median(p99.none)),
+    p99FilterMs: round2(median(p99.filter)),
+    p99FilterVsNone: round2(median(ratios)),
+    p99FilterVsNoneQuartiles: quartiles(ratios).map(round2),
+  };
+}
+
+/** Resident memory of Envoy without and with the filter, idle and after the requests. */
+async function memory(mesh: Mesh): Promise<object> {
+  const proxies = await mesh.restart(["none", "filter"]);
+  const [none, filter] = [proxies.get("none"), proxies.get("filter")];
+  if (none === undefined || filter === undefined) throw new Error("they were started");
+  const idle = { none: residentMebibytes(none.pid), filter: residentMebibytes(filter.pid) };
+  const requests = Number(options.memory);
+  load(filter, PATHS.direct, 50_000);
+  const warm = residentMebibytes(filter.pid);
+  load(filter, PATHS.direct, requests);
+  return {
+    idleNoneMiB: round2(idle.none),
+    // Envoy with one worker keeps three VMs: base, main thread, worker.
+    idleFilterMiB: round2(idle.filter),
+    after50kMiB: round2(warm),
+    requests,
+    afterMiB: round2(residentMebibytes(filter.pid)),
+  };
+}
+
+try {
+  execFileSync("h2load", ["--version"]);
+} catch {
+  console.error("meshseal: the benchmark needs h2load: apt-get install nghttp2-client");
+  process.exit(1);
+}
+const mesh = await startMesh({
+  filter: `${process.cwd()}/${options.filter}`,
+  accessLog: `${process.cwd()}/${options["access-log"]}`,
+});
+try {
+  const { figures, missed: lost } = await measureAll(mesh);
+  const apart = options.quick ? {} : { latency: await latency(mesh), memory: await memory(mesh) };
+  const ratios = Object.entries(RATIOS).filter(([, pair]) =>
+    pair.every((variant) => variants.includes(variant)),
+  );
+  const result = {
+    ...Object.fromEntries(
+      ratios.map(([name, pair]) => [
+        name,
+        byCase((each) => round2(median(ratioOf(figures, pair, each)))),
+      ]),
+    ),
+    quartiles: Object.fromEntries(
+      ratios.map(([name, pair]) => [
+        name,
+        byCase((each) => quartiles(ratioOf(figures, pair, each)).map(round2)),
+      ]),
+    ),
+    noneMicros: byCase((each) =>
+      round2(median(figures.map((round) => round.get("none")?.[each] ?? Number.NaN))),
+    ),
+    addedMicros: Object.fromEntries(
+      variants
+        .filter((variant) => variant !== "none")
+        .map((variant) => [
+          variant,
+          byCase((each) => round2(median(added(figures, variant, each)))),
+        ]),
+    ),
+    rounds: figures.length,
+    requestsEach: figures.length * burst,
+    missed: lost,
+    ...apart,
+    versions: {
+      envoy: mesh.envoyVersion,
+      node: process.versions.node,
+      h2load: execFileSync("h2load", ["--version"]).toString().trim(),
+    },
+  };
+  console.log(JSON.stringify(result, null, options.json ? undefined : 2));
+} finally {
+  await mesh.stop();
+}
