@@ -27,6 +27,7 @@ import {
   F_NODE_ID,
   F_PLUGIN,
   F_POD,
+  F_POLICY_DIGEST,
   F_PREV,
   F_PRODUCER,
   F_RECEIPT,
@@ -45,6 +46,7 @@ import {
   GAP_BUFFER_FULL,
   GAP_HOST_FAILED,
   KIND_CLOSE,
+  KIND_CONFIG,
   KIND_GAP,
   KIND_HEARTBEAT,
   KIND_OPEN,
@@ -60,7 +62,7 @@ import * as buffer from "./buffer";
 import { Config } from "./config";
 import * as delivery from "./delivery";
 import { beginEntry, ENVELOPE_BYTES, endEntry, FIELD_BYTES, putBytes, putUint } from "./entry";
-import { Key } from "./hmac";
+import { hexValue, Key } from "./hmac";
 import * as host from "./host";
 import { Text } from "./host";
 import * as metrics from "./metrics";
@@ -85,6 +87,9 @@ export const RECEIPT: usize = memory.data(4096, 16);
 export let receiptBytes: u32 = 0;
 
 let configNumber: u32 = 0;
+/** The chain is open, and does not say yet what configuration the next entry is made under. */
+let isConfigDue: bool = false;
+const POLICY_DIGESTS: usize = memory.data(16 * 32, 16);
 let settings: Config = new Config();
 let lastTime: u64 = 0;
 let lastHeartbeat: u64 = 0;
@@ -129,22 +134,25 @@ const PRODUCER = new Text("meshseal-filter/0.1.0");
 const MAX_UINT: u64 = 0x1f_ffff_ffff_ffff;
 const OPEN_BYTES: usize = 16_000;
 const GAP_BYTES: usize = (ENVELOPE_BYTES + 4 * FIELD_BYTES) as usize;
+const CONFIG_BYTES: usize = (17 * (FIELD_BYTES + DIGEST_BYTES)) as usize;
 const COUNTS_BYTES: usize = (4 * FIELD_BYTES) as usize;
 
 /** Takes up a configuration; its digest is in CONFIG_DIGEST already. */
 export function configure(config: Config): void {
   settings = config;
   configNumber++;
-  for (let i = 0; i < 64 && config.moduleDigest !== ""; i += 2) {
-    const byte =
-      (hexDigit(config.moduleDigest.charCodeAt(i)) << 4) |
-      hexDigit(config.moduleDigest.charCodeAt(i + 1));
-    store<u8>(MODULE_DIGEST + (i >> 1), byte as u8);
-  }
+  isConfigDue = isOpen;
+  if (config.moduleDigest !== "") readDigest(config.moduleDigest, MODULE_DIGEST);
+  for (let i = 0; i < config.policyDigests.length; i++)
+    readDigest(config.policyDigests[i], POLICY_DIGESTS + (i as usize) * DIGEST_BYTES);
 }
 
-function hexDigit(c: i32): i32 {
-  return c < 0x40 ? c - 0x30 : c - 0x57;
+/** 64 hex digits, as the configuration was found to hold. */
+function readDigest(hex: string, to: usize): void {
+  for (let i = 0; i < 64; i += 2) {
+    const byte = (hexValue(hex.charCodeAt(i)) << 4) | hexValue(hex.charCodeAt(i + 1));
+    store<u8>(to + (i >> 1), byte as u8);
+  }
 }
 
 /** The time, never going back within a chain by a failing clock. */
@@ -240,7 +248,7 @@ export function refused(): void {
 
 /** Opens the chain if it is not. False where there is no room or no randomness. */
 export function ensureOpen(now: u64): bool {
-  if (isOpen) return true;
+  if (isOpen) return !isConfigDue || writeConfig(now);
   cause = GAP_HOST_FAILED as i32;
   if (buffer.start === 0 || !host.random(ID, CHAIN_BYTES)) return false;
   register.read();
@@ -250,6 +258,7 @@ export function ensureOpen(now: u64): bool {
   firstSeq = 0;
   receiptBytes = 0;
   if (!begin(KIND_OPEN, OPEN_BYTES, now, false)) return false;
+  putPolicies();
   putUint(F_FORMAT, FORMAT_VERSION);
   putProperty(F_NODE_ID, NODE_ID);
   putProperty(F_NODE_CLUSTER, NODE_CLUSTER);
@@ -283,9 +292,27 @@ export function ensureOpen(now: u64): bool {
   finish();
   unsigned = 1;
   isOpen = true;
+  isConfigDue = false;
   lastHeartbeat = now;
   metrics.chains.add(1);
   return true;
+}
+
+/** Says under which configuration, and which rules, the entries from here on are made. */
+function writeConfig(now: u64): bool {
+  if (!begin(KIND_CONFIG, CONFIG_BYTES, now, false)) return false;
+  putPolicies();
+  putBytes(F_CONFIG_DIGEST, CONFIG_DIGEST, DIGEST_BYTES, DIGEST_BYTES);
+  finish();
+  isConfigDue = false;
+  return true;
+}
+
+function putPolicies(): void {
+  for (let i = 0; i < settings.policyDigests.length; i++) {
+    const at = POLICY_DIGESTS + (i as usize) * DIGEST_BYTES;
+    putBytes(F_POLICY_DIGEST, at, DIGEST_BYTES, DIGEST_BYTES);
+  }
 }
 
 function putProperty(number: u32, path: Text): void {
