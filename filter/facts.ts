@@ -79,7 +79,12 @@ import * as trace from "./trace";
 
 const VIA_UPSTREAM = new Text("via_upstream");
 const GRPC = new Text("application/grpc");
-const BACKEND_LATENCY = new Text("response\0backend_latency");
+/** Reasons why an answer that had begun did not end. */
+const ENDED_EARLY: StaticArray<Text> = [
+  new Text("upstream_reset_after_response_started"),
+  new Text("downstream_"),
+  new Text("http2."),
+];
 const GRPC_STATUS = new Text("response\0grpc_status");
 const FAILURE = new Text("upstream\0transport_failure_reason");
 
@@ -234,14 +239,20 @@ function putContentType(): void {
   putBytes(F_CONTENT_TYPE, at, bytes, MAX_CONTENT_TYPE);
 }
 
-/** The reason says so in the usual case. Otherwise the upstream's answer may have been cut short later: then it had a latency. */
+/** The reason says so in the usual case. What the proxy answers of its own to a request that it had sent on is an error. */
 function answeredBy(): u32 {
   const details = attributes.at(attributes.DETAILS);
-  if (isText(details, attributes.bytes(attributes.DETAILS), VIA_UPSTREAM))
-    return ANSWERED_BY_UPSTREAM;
-  if (attributes.number(attributes.STATUS) === 0) return ANSWERED_BY_NOBODY;
-  if (attributes.number(attributes.ATTEMPTS) > 0 && attributes.more(BACKEND_LATENCY))
-    return ANSWERED_BY_UPSTREAM;
+  const bytes = attributes.bytes(attributes.DETAILS);
+  if (isText(details, bytes, VIA_UPSTREAM)) return ANSWERED_BY_UPSTREAM;
+  const status = attributes.number(attributes.STATUS);
+  if (status === 0) return ANSWERED_BY_NOBODY;
+  if (attributes.number(attributes.ATTEMPTS) === 0) return ANSWERED_BY_PROXY;
+  if (status < 400) return ANSWERED_BY_UPSTREAM;
+  for (let i = 0; i < ENDED_EARLY.length; i++) {
+    const reason = unchecked(ENDED_EARLY[i]);
+    if (bytes >= reason.bytes && memory.compare(details, reason.at, reason.bytes) === 0)
+      return ANSWERED_BY_UPSTREAM;
+  }
   return ANSWERED_BY_PROXY;
 }
 
