@@ -119,9 +119,9 @@ export async function sendAll(
   services: Services,
   credentials: Credentials,
 ): Promise<void> {
-  const port = envoy.ports.get("trusting") ?? 0;
-  const edge = envoy.ports.get("edge") ?? 0;
-  const tls = envoy.ports.get("tls") ?? 0;
+  const port = await envoy.portOf("trusting");
+  const edge = await envoy.portOf("edge");
+  const tls = await envoy.portOf("tls");
   const expected: [string, number, (readonly string[])?][] = [
     ["/ok?token=secret&page=2&x", 200, [`traceparent: ${TRACE}`, "x-tenant: acme"]],
     ["/direct", 200],
