@@ -40,6 +40,8 @@ export type Settings = {
   readonly standby: boolean;
   /** MiB that the WAL may have while the store is away. */
   readonly walLimitMib: number;
+  /** Witnesses, time stamps and other outsiders: exporter/anchor/config.ts. */
+  readonly anchors?: string | undefined;
   readonly logLevel: "debug" | "info" | "warn" | "error" | "silent";
 };
 
@@ -68,6 +70,7 @@ const Schema = z.strictObject({
   ack: z.enum(["wal", "store"]).default("wal"),
   standby: z.stringbool().or(z.boolean()).default(false),
   walLimitMib: z.coerce.number().int().min(1).max(1_000_000).default(8192),
+  anchors: z.string().min(1).optional(),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
 });
 

@@ -9,7 +9,7 @@ import type { Metrics } from "./metrics.ts";
 /** What `/readyz` says: ready if there are no reasons against it. */
 export type Readiness = {
   readonly reasons: readonly string[];
-  readonly details: Readonly<Record<string, number | string | boolean>>;
+  readonly details: Readonly<Record<string, unknown>>;
 };
 
 const REQUEST_TIMEOUT_MS = 10_000;

@@ -22,10 +22,13 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { MAX_KEYS } from "../record/fields.ts";
 import { MeshsealError } from "./errors.ts";
+import { COSIGNATURE, parseCosignerSkey } from "./log/cosignature.ts";
 import { signKeyStatement } from "./log/key-statement.ts";
 import {
+  ED25519,
   formatSkey,
   isKeyName,
+  namedKey,
   newSigner,
   parseSkey,
   parseVkey,
@@ -46,12 +49,32 @@ export type LogKey = {
 
 const SEED_BYTES = 32;
 
-/** Makes a new key in `<prefix>.key` and `<prefix>.vkey`, which must not exist. */
-export function makeKey(prefix: string, name: string): Signer {
-  const { signer, skey } = newKey(name);
-  writeFileSync(`${prefix}.key`, `${skey}\n`, { mode: 0o600, flag: "wx" });
-  writeFileSync(`${prefix}.vkey`, `${signer.vkey}\n`, { flag: "wx" });
-  return signer;
+/** Makes a new key for a use of `type` in `<prefix>.key` and `<prefix>.vkey`, which must not exist. Returns the vkey. */
+export function makeKey(prefix: string, name: string, type: number = ED25519): string {
+  if (!isKeyName(name)) {
+    throw new MeshsealError(`"${name}" is no origin: it must have no spaces and no plus sign.`);
+  }
+  const seed = randomBytes(SEED_BYTES);
+  const { vkey } = namedKey(name, type, seed);
+  writeFileSync(`${prefix}.key`, `${formatSkey(name, seed, type)}\n`, { mode: 0o600, flag: "wx" });
+  writeFileSync(`${prefix}.vkey`, `${vkey}\n`, { flag: "wx" });
+  return vkey;
+}
+
+/**
+ * Returns the cosigner's key of a role in `<dir>/<role>.key`, made now if it is not there. Each role has a key of its own, since what
+ * a cosignature means is not in the bytes that are signed.
+ */
+export function loadCosigner(dir: string, role: "witness" | "peer", name: string): Signer {
+  const path = join(dir, `${role}.key`);
+  if (!existsSync(path)) makeKey(join(dir, role), name, COSIGNATURE);
+  const now = (): number => Math.floor(Date.now() / 1000);
+  const cosigner = parseCosignerSkey(readFileSync(path, "utf8").trim(), now);
+  if (cosigner === null) throw new MeshsealError(`${path} holds no cosigner's key.`);
+  if (cosigner.name !== name) {
+    throw new MeshsealError(`${path} is the key of ${cosigner.name}, not of ${name}.`);
+  }
+  return cosigner;
 }
 
 /** Returns the keys in `dir`, made now if the data directory is new. An origin is fixed at the first start. */

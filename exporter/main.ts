@@ -11,6 +11,8 @@ import { CHAIN_BYTES, F_SENDER_CHAIN, F_SENDER_NAME, KIND_SENDER } from "../reco
 import { readBatchKeys } from "./access/mac.ts";
 import { readRules } from "./access/rules.ts";
 import { readTls, type TlsFiles, watchTls } from "./access/tls.ts";
+import { readAnchors } from "./anchor/config.ts";
+import { createAnchoring } from "./anchor/service.ts";
 import { needsIdentity, type Settings } from "./config.ts";
 import { provesImmutable } from "./doctor/bucket.ts";
 import { MeshsealError } from "./errors.ts";
@@ -140,6 +142,19 @@ async function run(
     checkpointAgeSeconds: () => (Date.now() - log.signedAt) / 1000,
     standing: place.remote && standing,
   });
+  const anchoring =
+    settings.anchors === undefined
+      ? null
+      : createAnchoring({
+          config: readAnchors(settings.anchors),
+          data,
+          logs: [key.verifier, ...verifiers],
+          read: store.get,
+          treeSize: () => log.checkpoint.size,
+          cosign: (size, lines) => publisher.cosign(size, lines),
+          registry: metrics.registry,
+          logger,
+        });
   const readiness = (): Readiness => {
     const age = Date.now() - log.signedAt;
     const reasons: string[] = [];
@@ -161,6 +176,7 @@ async function run(
         unpublished: log.unpublished,
         checkpointAgeMs: age,
         ...standing.details(),
+        ...(anchoring === null ? {} : { anchors: anchoring.details() }),
       },
     };
   };
@@ -176,6 +192,7 @@ async function run(
     maxConnections: settings.maxConnections,
     keys: () => keyHistory(data),
     onRefused: (cause) => refusals.count(cause),
+    extend: (app) => anchoring?.routes(app),
     logDir: join(data, "log"),
     readLog: place.remote === null ? undefined : place.read,
     metrics,
@@ -232,8 +249,10 @@ async function run(
     };
     void log.publish().then(done, done);
   }, settings.checkpointMs);
+  await anchoring?.start();
   const beat = async (): Promise<void> => {
     await refusals.write(own);
+    await anchoring?.beat(own);
     await own.heartbeat();
   };
   const beating = setInterval(() => void beat().catch(() => undefined), OWN_HEARTBEAT_MS);
@@ -253,9 +272,12 @@ async function run(
   giveUp.unref();
   await http.close();
   await health?.close();
+  await anchoring?.stop();
   await refusals.write(own);
+  await anchoring?.beat(own);
   await own.close();
   await log.close();
+  await anchoring?.finish();
   await chains.close();
   clearInterval(giveUp);
   await endLease?.();

@@ -43,6 +43,8 @@ async function run(call: Call): Promise<unknown> {
       return await publisher.recovered();
     case "publish":
       return await publisher.publish();
+    case "cosign":
+      return await publisher.cosign(call.size, call.lines);
     case "sync":
       return await publisher.sync();
     case "close":

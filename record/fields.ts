@@ -168,6 +168,17 @@ export const F_RECOVERED_SEQ: u32 = 141;
 export const F_RECOVERED_COUNT: u32 = 142;
 export const F_RECOVERED_PROOF: u32 = 143;
 
+// `anchors`: the newest proofs by outsiders, one after the other in each field.
+export const F_ANCHOR: u32 = 150;
+export const F_ANCHOR_SIZE: u32 = 151;
+export const F_ANCHOR_TIME: u32 = 152;
+export const F_ANCHOR_PROOF: u32 = 153;
+
+// `peers`: the other logs of the deployment as they were last seen, one after the other in each field.
+export const F_PEER_ORIGIN: u32 = 160;
+export const F_PEER_KEY: u32 = 161;
+export const F_PEER_CHECKPOINT: u32 = 162;
+
 // `key`: the log's keys have changed. The first is the one that receipts are signed with.
 export const F_KEY: u32 = 190;
 export const F_KEY_STATEMENT: u32 = 191;
@@ -277,6 +288,10 @@ export const MAX_HINTS: u32 = 64;
 /** Keys that a log can have at a time, and digests in one `refused`. */
 export const MAX_KEYS: u32 = 16;
 export const MAX_REFUSED_DIGESTS: u32 = 32;
+/** Anchors in one `anchors`, peers in one `peers`. */
+export const MAX_ANCHORS: u32 = 32;
+export const MAX_PEERS: u32 = 16;
+export const MAX_PEER_CHECKPOINT: u32 = 2048;
 
 /** A varint of at most 2^53 - 1. */
 export const TYPE_UINT: u32 = 0;
@@ -318,6 +333,8 @@ const SIGNATURE: u32 = 0x100;
 /** heartbeat, close */
 const COUNTS: u32 = 0x280;
 const RECOVERED: u32 = 0x0800_0000;
+const ANCHORS: u32 = 0x0001_0000;
+const PEERS: u32 = 0x0002_0000;
 const KEY: u32 = 0x0100_0000;
 const REFUSED: u32 = 0x0400_0000;
 const SENDER: u32 = 0x1000_0000;
@@ -461,6 +478,29 @@ export function fieldTable(): Field[] {
     uint(F_RECOVERED_SEQ, "recovered_seq", RECOVERED),
     uint(F_RECOVERED_COUNT, "recovered_count", RECOVERED),
     uint(F_RECOVERED_PROOF, "recovered_proof", RECOVERED),
+    new Field(F_ANCHOR, "anchor", TYPE_BYTES, 0, MAX_NAME, MAX_ANCHORS, ANCHORS),
+    new Field(F_ANCHOR_SIZE, "anchor_size", TYPE_UINT, 0, 0, MAX_ANCHORS, ANCHORS),
+    new Field(F_ANCHOR_TIME, "anchor_time", TYPE_UINT, 0, 0, MAX_ANCHORS, ANCHORS),
+    new Field(
+      F_ANCHOR_PROOF,
+      "anchor_proof",
+      TYPE_BYTES,
+      DIGEST_BYTES,
+      DIGEST_BYTES,
+      MAX_ANCHORS,
+      ANCHORS,
+    ),
+    new Field(F_PEER_ORIGIN, "peer_origin", TYPE_BYTES, 0, MAX_NAME, MAX_PEERS, PEERS),
+    new Field(F_PEER_KEY, "peer_key", TYPE_BYTES, 0, MAX_NAME, MAX_PEERS, PEERS),
+    new Field(
+      F_PEER_CHECKPOINT,
+      "peer_checkpoint",
+      TYPE_BYTES,
+      0,
+      MAX_PEER_CHECKPOINT,
+      MAX_PEERS,
+      PEERS,
+    ),
     new Field(F_KEY, "key", TYPE_BYTES, 0, MAX_NAME, MAX_KEYS, KEY),
     bytes(F_KEY_STATEMENT, "key_statement", MAX_RECEIPT, KEY),
     fixed(F_SENDER_CHAIN, "sender_chain", CHAIN_BYTES, SENDER),

@@ -92,6 +92,25 @@ const valid: Record<string, Values> = {
     receipt: Buffer.from("meshseal/v1/receipt\n"),
   },
   "a close": envelope(9, 3, head),
+  anchors: {
+    ...envelope(16, 4, head),
+    anchor: [Buffer.from("witnesses"), Buffer.from("tsa")],
+    anchor_size: [1200, 1180],
+    anchor_time: [1_795_478_400_000_000, 1_795_478_399_000_000],
+    anchor_proof: [head, Buffer.alloc(32, 1)],
+  },
+  "peers, one of them never seen": {
+    ...envelope(17, 5, head),
+    peer_origin: [Buffer.from("log.example/a"), Buffer.from("log.example/b")],
+    peer_key: [
+      Buffer.from("log.example/a+00000000+AQ=="),
+      Buffer.from("log.example/b+00000000+AQ=="),
+    ],
+    peer_checkpoint: [
+      Buffer.from("log.example/a\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"),
+      Buffer.alloc(0),
+    ],
+  },
 };
 
 const good = pack(request);

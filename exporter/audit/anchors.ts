@@ -1,69 +1,190 @@
 /**
- * What outsiders say about a log's checkpoints: each anchor that a key was given for, what it proves, and whether what the policy
- * asks for is there. Pure but for reading tiles.
+ * What outsiders say about a log's checkpoints: every checkpoint that was anchored against the tree, every proof that a key was given for,
+ * and whether what the policy asks for is there.
  */
 import { decodeEntry } from "../../record/codec.ts";
+import type { ProofName } from "../anchor/proofs.ts";
+import { openCheckpoint, parseCheckpoint } from "../log/checkpoint.ts";
 import { cosignedAt } from "../log/cosignature.ts";
-import { openNote } from "../log/note.ts";
+import { MAX_NOTE_BYTES, openNote, parseNote } from "../log/note.ts";
 import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
-import { hasQuorum, type TlogPolicy } from "../log/tlog-policy.ts";
-import type { AnchorKind, Policy, Requirement } from "./policy.ts";
-import type { AnchorReport, Findings } from "./report.ts";
+import { hasQuorum } from "../log/tlog-policy.ts";
+import { judgeProof } from "./judge-proof.ts";
+import { type AnchorKind, logKeysAt, type Policy, type Requirement } from "./policy.ts";
+import { MAX_PROOF_BYTES, type ProofSource } from "./proofs.ts";
+import { type AnchorReport, type Findings, isoTime } from "./report.ts";
 import type { Tiles } from "./tiles.ts";
 
-/** How far the anchors of a kind reach. */
-export type Reach = { readonly kind: AnchorKind; readonly name: string; readonly size: number };
+/** The proofs that were there before the log's checkpoint was read. */
+export type Anchored = {
+  readonly source: ProofSource;
+  readonly proofs: readonly ProofName[];
+  /** The newest checkpoint with cosignatures, or null. */
+  readonly cosigned: Buffer | null;
+};
 
-/** Returns what the policy's witnesses say on a checkpoint's note, and the size that the quorum covers, or -1. */
-export function readCosignatures(
-  note: Uint8Array,
-  size: number,
-  policy: TlogPolicy,
-): { reports: AnchorReport[]; quorumSize: number } {
-  const reports: AnchorReport[] = [];
-  const cosigners = new Set<string>();
-  for (const { name, verifier } of policy.witnesses) {
-    // One key at a time: a cosignature that does not verify spoils no other.
-    const signature = openNote(note, [verifier])?.verified[0];
-    if (signature === undefined) continue;
-    cosigners.add(name);
-    const time = isoTime(cosignedAt(signature));
-    reports.push({
-      kind: "witness",
-      name: verifier.name,
-      status: "verified",
-      treeSize: size,
-      time,
-      says: `The first ${size} entries were witnessed by ${verifier.name} at ${time}: it has seen no other history of this log.`,
-    });
-  }
-  const { quorum } = policy;
-  const isEnough = quorum !== null && hasQuorum(policy, cosigners);
-  return { reports, quorumSize: isEnough ? size : -1 };
+export async function listAnchored(source: ProofSource): Promise<Anchored> {
+  return {
+    source,
+    proofs: await source.list(),
+    cosigned: await source.read("checkpoint", MAX_NOTE_BYTES),
+  };
 }
 
-/** Adds a finding for each requirement that `reached` does not meet. */
-export async function checkRequired(
-  tiles: Tiles,
-  policy: Policy,
-  reached: readonly Reach[],
-  findings: Findings,
-): Promise<void> {
-  for (const required of policy.required) {
-    const size = Math.max(
-      0,
-      ...reached.filter((reach) => meets(reach, required)).map((reach) => reach.size),
+/** Checks what outsiders say about the log named `origin`, whose served checkpoint is `note`. */
+export class AnchorCheck {
+  readonly #tiles: Tiles;
+  readonly #policy: Policy;
+  readonly #origin: string;
+  readonly #findings: Findings;
+  /** The newest report of each anchor and status, and how many there were. */
+  readonly #reports = new Map<string, { report: AnchorReport; count: number }>();
+  readonly #reached: { kind: AnchorKind; name: string; size: number }[] = [];
+  readonly #unknown = new Set<string>();
+
+  constructor(tiles: Tiles, policy: Policy, origin: string, findings: Findings) {
+    this.#tiles = tiles;
+    this.#policy = policy;
+    this.#origin = origin;
+    this.#findings = findings;
+  }
+
+  /** Takes a checkpoint and the cosignatures on it. Returns its size, or -1 if it counts for nothing. */
+  async checkpoint(note: Buffer, file: string): Promise<number> {
+    const claimed = parseCheckpoint(parseNote(note)?.text ?? "");
+    if (claimed === null || claimed.origin !== this.#origin) return -1;
+    const keys = logKeysAt(this.#policy.logs, claimed.origin, claimed.size);
+    const signed = openCheckpoint(note, ...keys);
+    if (signed === null) return -1;
+    const { size, root } = signed;
+    const found = size > this.#tiles.size ? null : await this.#tiles.root(size);
+    if (size > this.#tiles.size || (found !== null && !Buffer.from(found).equals(root))) {
+      const message = `${file}, signed by this log, has ${size} entries with another history: it was rolled back or forked`;
+      this.#findings.add({ severity: "tampered", cause: "anchor-contradicted", file, message });
+    }
+    this.#cosignatures(
+      note,
+      size,
+      logKeysAt(this.#policy.logs, this.#origin, size).map(({ name }) => name),
     );
-    const lag = await lagSeconds(tiles, size);
-    if (size > 0 && lag !== null && lag <= required.maxAgeSeconds) continue;
-    const what = describe(required, policy);
+    return size;
+  }
+
+  /** Takes all that was kept beside the log. */
+  async anchored({ source, proofs, cosigned }: Anchored): Promise<void> {
+    if (cosigned !== null) await this.checkpoint(cosigned, "anchors/checkpoint");
+    let note: Buffer | null = null;
+    let at = "";
+    let size = -1;
+    for (const proof of proofs) {
+      const path = `${proof.day}/${proof.size}`;
+      if (at !== path) {
+        at = path;
+        note = await source.read(`${path}.checkpoint`, MAX_NOTE_BYTES);
+        size = note === null ? -1 : await this.checkpoint(note, `anchors/${path}.checkpoint`);
+      }
+      if (note === null || size !== proof.size) continue;
+      const file = `${path}.${proof.name}.${proof.suffix}${proof.isPending ? ".pending" : ""}`;
+      const bytes = await source.read(file, MAX_PROOF_BYTES);
+      if (bytes !== null) await this.#proof(proof, note, bytes, `anchors/${file}`);
+    }
+  }
+
+  /** Judges what the policy asks for, and returns all reports. */
+  async end(notes: string[]): Promise<AnchorReport[]> {
+    for (const required of this.#policy.required) await this.#require(required);
+    for (const name of this.#unknown) {
+      notes.push(`The cosignature by ${name} was not checked: no key given.`);
+    }
+    for (const { report, count } of this.#reports.values()) {
+      if (count > 1 && report.status === "verified") {
+        notes.push(`${count} proofs by ${report.name} are verified; the newest one is shown.`);
+      }
+    }
+    return [...this.#reports.values()].map(({ report }) => report);
+  }
+
+  async #proof(proof: ProofName, note: Buffer, bytes: Buffer, file: string): Promise<void> {
+    const { name, size, suffix } = proof;
+    if (suffix === "cosignature") {
+      await this.checkpoint(Buffer.concat([note, bytes]), file);
+      return;
+    }
+    const judged = judgeProof(suffix, { name, size, note, bytes }, this.#policy);
+    if (judged === null) return;
+    this.#report(judged.report);
+    if (judged.counts !== undefined) this.#reached.push({ ...judged.counts, size });
+    if (judged.report.status !== "failed") return;
+    const message = `${file}: ${judged.report.says}`;
+    this.#findings.add({ severity: "tampered", cause: "anchor-broken", file, message });
+  }
+
+  #cosignatures(note: Buffer, size: number, logs: readonly string[]): void {
+    const { witnesses } = this.#policy;
+    const cosigners = new Set<string>();
+    for (const { name, verifier } of witnesses.witnesses) {
+      // One key at a time: a cosignature that does not verify spoils no other.
+      const signature = openNote(note, [verifier])?.verified[0];
+      if (signature === undefined) continue;
+      cosigners.add(name);
+      const time = isoTime(cosignedAt(signature));
+      this.#report({
+        kind: "witness",
+        name: verifier.name,
+        status: "verified",
+        treeSize: size,
+        time,
+        says: `The first ${size} entries were witnessed by ${verifier.name} at ${time}, which has seen no other history of this log.`,
+      });
+    }
+    const known = [...logs, ...witnesses.witnesses.map(({ verifier }) => verifier.name)];
+    for (const { name } of parseNote(note)?.signatures ?? []) {
+      if (!known.includes(name)) this.#unknown.add(name);
+    }
+    if (witnesses.quorum === null || !hasQuorum(witnesses, cosigners)) return;
+    this.#reached.push({ kind: "witness", name: "", size });
+    this.#report({
+      kind: "quorum",
+      name: witnesses.quorum,
+      status: "verified",
+      treeSize: size,
+      says: `The first ${size} entries were witnessed by ${cosigners.size} of ${witnesses.witnesses.length}: the quorum "${witnesses.quorum}" holds.`,
+    });
+  }
+
+  #report(report: AnchorReport): void {
+    const key = `${report.kind} ${report.name} ${report.status}`;
+    const held = this.#reports.get(key);
+    const isNewer = held === undefined || report.treeSize >= held.report.treeSize;
+    this.#reports.set(key, {
+      report: isNewer ? report : held.report,
+      count: (held?.count ?? 0) + 1,
+    });
+  }
+
+  async #require(required: Requirement): Promise<void> {
+    const meets = this.#reached.filter(
+      ({ kind, name }) =>
+        kind === required.anchor && (required.name === undefined || required.name === name),
+    );
+    const size = Math.max(0, ...meets.map((reach) => reach.size));
+    const lag = await lagSeconds(this.#tiles, size);
+    if (size > 0 && lag !== null && lag <= required.maxAgeSeconds) return;
+    const what = describe(required, this.#policy);
     const late =
-      lag === null ? "" : ` in ${Math.round(lag)} s, where ${required.maxAgeSeconds} s are allowed`;
+      lag === null
+        ? ""
+        : ` within ${Math.round(lag)} s, where ${required.maxAgeSeconds} s are allowed`;
     const message =
       size === 0
-        ? `the policy asks for ${what}, and there is none`
+        ? `the policy asks for ${what}, and there is none that could be verified`
         : `the policy asks for ${what}, and what came after the first ${size} entries has none${late}`;
-    findings.add({ severity: "incomplete", cause: "anchor-missing", message });
+    // A proof that is there and was not checked, for want of a key, may be a good one.
+    const isUnchecked = [...this.#reports.values()].some(
+      ({ report }) => report.kind === required.anchor && report.status === "not-checked",
+    );
+    const severity = size === 0 && isUnchecked ? "cannot-say" : "incomplete";
+    this.#findings.add({ severity, cause: "anchor-missing", message });
   }
 }
 
@@ -82,17 +203,7 @@ async function entryTime(tiles: Tiles, index: number): Promise<number | null> {
   return (entry && decodeEntry(entry)?.time) ?? null;
 }
 
-function meets(reach: Reach, required: Requirement): boolean {
-  if (reach.kind !== required.anchor) return false;
-  return required.name === undefined || required.name === reach.name;
-}
-
 function describe({ anchor, name }: Requirement, { witnesses }: Policy): string {
   if (anchor === "witness") return `the quorum of witnesses "${witnesses.quorum}"`;
   return name === undefined ? `an anchor of kind ${anchor}` : `the anchor ${anchor} by ${name}`;
-}
-
-/** Returns Unix seconds as people read them. */
-export function isoTime(seconds: number): string {
-  return new Date(seconds * 1000).toISOString().replace(".000Z", "Z");
 }

@@ -3,10 +3,11 @@
  * adds to it. The file is JSON as below, or a bare c2sp.org/tlog-policy, which is the part about logs and witnesses.
  * docs/policy.md explains it to auditors.
  */
-import { createPublicKey, type KeyObject, X509Certificate } from "node:crypto";
+import { createPublicKey, type KeyObject, type X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
+import { parseCertificates } from "../anchor/timestamp-token.ts";
 import { MeshsealError } from "../errors.ts";
 import { parseVkey, type Verifier } from "../log/note.ts";
 import { NO_WITNESSES, PolicyError, parseTlogPolicy, type TlogPolicy } from "../log/tlog-policy.ts";
@@ -245,9 +246,11 @@ function readPem(given: string, read: ReadFile): string {
 
 function readCertificates(given: string, read: ReadFile): X509Certificate[] {
   const pem = readPem(given, read);
-  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
-  if (blocks.length === 0) throw new PolicyError(`${given.slice(0, 80)} holds no certificate`);
-  return blocks.map((block) => new X509Certificate(block));
+  try {
+    return parseCertificates(pem);
+  } catch {
+    throw new PolicyError(`${given.slice(0, 80)} holds no certificate`);
+  }
 }
 
 function readKeyObject(given: string, read: ReadFile): KeyObject {

@@ -26,7 +26,7 @@ export type ChainReport = {
 
 /** What one anchor proves, or why it proves nothing here. */
 export type AnchorReport = {
-  /** witness, rfc3161, opentimestamps, rekor ... */
+  /** witness, quorum, rfc3161, opentimestamps, rekor, put. */
   readonly kind: string;
   readonly name: string;
   /** `not-checked`: no key was given; `pending`: its proof is not complete yet; `failed`: it does not verify. */
@@ -94,4 +94,9 @@ export class Findings {
     }
     return "verified";
   }
+}
+
+/** Returns Unix seconds as people read them. */
+export function isoTime(seconds: number): string {
+  return new Date(seconds * 1000).toISOString().replace(".000Z", "Z");
 }

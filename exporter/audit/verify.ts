@@ -4,7 +4,7 @@
  */
 import { type Checkpoint, openCheckpoint, parseCheckpoint } from "../log/checkpoint.ts";
 import { HASH_BYTES, leafHash } from "../log/merkle.ts";
-import { MAX_NOTE_BYTES, openNote, parseNote, type Verifier } from "../log/note.ts";
+import { MAX_NOTE_BYTES, parseNote, type Verifier } from "../log/note.ts";
 import {
   hashesAtLevel,
   parseBundle,
@@ -14,10 +14,11 @@ import {
   tilePath,
   tileRoot,
 } from "../log/tile.ts";
-import { checkRequired, readCosignatures } from "./anchors.ts";
+import { AnchorCheck, listAnchored } from "./anchors.ts";
 import { checkBucket } from "./bucket.ts";
 import { ChainWalk } from "./chains.ts";
 import { logKeysAt, type Policy, policyOf } from "./policy.ts";
+import type { ProofSource } from "./proofs.ts";
 import { ProxyWalk } from "./proxies.ts";
 import { type AnchorReport, Findings, type VerifyReport } from "./report.ts";
 import { checkSeals, type SealKeys } from "./seals.ts";
@@ -27,6 +28,8 @@ import { MAX_BUNDLE_BYTES, MAX_TILE_BYTES, Tiles } from "./tiles.ts";
 export type VerifyOptions = ({ readonly log: Verifier } | { readonly policy: Policy }) & {
   /** A checkpoint of this log that was signed earlier, if one is at hand: the log must extend it. */
   readonly lastSeen?: Uint8Array;
+  /** What was kept of outsiders' proofs. */
+  readonly proofs?: ProofSource;
   /** Lines of proxies' own logs, with seals among them, and keys of their MACs. */
   readonly seals?: { readonly lines: Iterable<string>; readonly macs: SealKeys["macs"] };
   /** Every chain must be closed or sealed. */
@@ -40,6 +43,7 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
   const policy = "policy" in options ? options.policy : policyOf(options.log);
   const findings = new Findings();
   const notes: string[] = [];
+  const anchored = options.proofs === undefined ? null : await listAnchored(options.proofs);
   const note = await source.read("checkpoint", MAX_NOTE_BYTES);
   const origin = originOf(note, policy);
   const proxies = new ProxyWalk(findings, policy.proxies);
@@ -75,16 +79,10 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
       const opener = (bytes: Buffer): Checkpoint | null => openTrusted(bytes, policy);
       await checkBucket(source.bucket, tiles, opener, findings, notes);
     }
-    const keys = logKeysAt(policy.logs, origin, checkpoint.size);
-    const cosigners = policy.witnesses.witnesses.map(({ verifier }) => verifier.name);
-    for (const { name } of openNote(note ?? Buffer.alloc(0), keys)?.unknown ?? []) {
-      if (!cosigners.includes(name))
-        notes.push(`The cosignature by ${name} was not checked: no key given.`);
-    }
-    const witnessed = readCosignatures(note ?? Buffer.alloc(0), checkpoint.size, policy.witnesses);
-    anchors.push(...witnessed.reports);
-    const reached = [{ kind: "witness", name: "", size: witnessed.quorumSize } as const];
-    await checkRequired(tiles, policy, reached, findings);
+    const outsiders = new AnchorCheck(tiles, policy, origin, findings);
+    await outsiders.checkpoint(note ?? Buffer.alloc(0), "checkpoint");
+    if (anchored !== null) await outsiders.anchored(anchored);
+    anchors.push(...(await outsiders.end(notes)));
   }
   proxies.finish(notes);
   const { lines, macs } = options.seals ?? {};

@@ -2,6 +2,8 @@
 import { Command } from "commander";
 import { codeOf, MeshsealError } from "../errors.ts";
 import { makeKey } from "../keys.ts";
+import { COSIGNATURE } from "../log/cosignature.ts";
+import { ED25519 } from "../log/note.ts";
 
 export function keygenCommand(): Command {
   return new Command("keygen")
@@ -10,13 +12,14 @@ export function keygenCommand(): Command {
     )
     .requiredOption("--origin <name>", "name of the log and of the key, such as audit.example/shop")
     .requiredOption("--out <prefix>", "path of the two files without their endings")
+    .option("--cosigner", "make a key for the role of a witness or a peer instead")
     .addHelpText(
       "after",
       "\nExample:\n  meshseal keygen --origin audit.example/shop --out ./meshseal-data/log",
     )
-    .action(({ origin, out }: { origin: string; out: string }) => {
+    .action(({ origin, out, cosigner }: { origin: string; out: string; cosigner?: boolean }) => {
       try {
-        console.log(makeKey(out, origin).vkey);
+        console.log(makeKey(out, origin, cosigner ? COSIGNATURE : ED25519));
       } catch (error) {
         if (codeOf(error) === "EEXIST")
           throw new MeshsealError(`${out}.key is already there: keys are never overwritten.`);

@@ -48,6 +48,10 @@ export function serveCommand(): Command {
     .option("--ack <wal|store>", "what receipts wait for (default wal)")
     .option("--standby", "exporters share this data directory and log: wait until it is free")
     .option("--wal-limit-mib <n>", "room for entries while the bucket is away (default 8192)")
+    .option(
+      "--anchors <file>",
+      "JSON file: witnesses, time stamps and other outsiders to anchor to",
+    )
     .option("--log-level <level>", "debug, info, warn, error or silent (default info)")
     .option("--config <file>", "JSON file with the same settings in camelCase")
     .addHelpText(

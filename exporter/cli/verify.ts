@@ -4,6 +4,7 @@ import { SingleBar } from "cli-progress";
 import { Command } from "commander";
 import { readBatchKeys } from "../access/mac.ts";
 import { type Policy, policyOf, readPolicy } from "../audit/policy.ts";
+import { inDirectory, openProofs } from "../audit/proofs.ts";
 import { EXIT_CODES, type VerifyReport } from "../audit/report.ts";
 import { openSource } from "../audit/source.ts";
 import { Unreachable } from "../audit/unreachable.ts";
@@ -25,6 +26,7 @@ type Flags = {
   s3Endpoint?: string;
   s3Region?: string;
   s3PathStyle?: boolean;
+  anchors?: string;
 };
 
 const HELP = `
@@ -48,6 +50,7 @@ export function verifyCommand(): Command {
     .option("--policy <file>", "whom you trust: log keys, witnesses, time stamp authorities, ...")
     .option("--last-seen <file>", "a checkpoint of this log from earlier: finds a roll-back")
     .option("--update-last-seen", "write the checkpoint there, unless the log was tampered with")
+    .option("--anchors <dir>", "proofs by outsiders (default: anchors/ beside the log)")
     .option("--seals <file>", "Envoy's log: its seal lines are compared with what is here")
     .option("--batch-keys <file>", "keys of senders, ID:HEX a line, for the MACs of seal lines")
     .option("--require-seals", "open chains count as incomplete")
@@ -68,8 +71,12 @@ export function verifyCommand(): Command {
       try {
         const policy = readTrust(flags);
         const lastSeen = flags.lastSeen === undefined ? undefined : readSeen(flags);
-        const report = await verifyLog(await openSource(where, s3Of(flags)), {
+        const source = await openSource(where, s3Of(flags));
+        const proofs =
+          flags.anchors === undefined ? await openProofs(where) : inDirectory(flags.anchors);
+        const report = await verifyLog(source, {
           policy,
+          ...(proofs === null ? {} : { proofs }),
           ...(lastSeen === undefined ? {} : { lastSeen }),
           ...(flags.seals === undefined ? {} : { seals: readSeals(flags.seals, flags.batchKeys) }),
           requireSeals: flags.requireSeals === true,

@@ -85,6 +85,8 @@ export type HttpOptions = {
   ) => Promise<void>;
   /** Connections at a time; one more is closed at once. */
   readonly maxConnections: number;
+  /** Adds the routes of others. */
+  readonly extend: (app: FastifyInstance) => void;
 };
 
 declare module "fastify" {
@@ -205,6 +207,7 @@ export function createHttp(options: HttpOptions): FastifyInstance {
     done();
   });
 
+  options.extend(app);
   addHealth(app, readiness);
   app.get("/keys", { config: { role: "read" } }, () => ({ keys: options.keys() }));
   app.get("/metrics", { config: { role: "read" } }, async (_request, reply) =>

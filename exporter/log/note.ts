@@ -164,6 +164,21 @@ export function signNote(text: string, signers: readonly Signer[]): string {
   return `${text}\n${lines.join("")}`;
 }
 
+/** Returns the note with `lines` below it, each in the place of an older one by the same key. */
+export function addLines(note: string, lines: readonly string[]): string {
+  const split = note.lastIndexOf("\n\n") + 2;
+  const keyOf = (line: string): string => {
+    const signature = parseSignatureLine(line.replace(/\n$/, ""));
+    return signature === null
+      ? ""
+      : `${signature.name} ${Buffer.from(signature.keyId).toString("hex")}`;
+  };
+  const all = new Map(
+    [...note.slice(split).split(/(?<=\n)/), ...lines].map((line) => [keyOf(line), line]),
+  );
+  return note.slice(0, split) + [...all.values()].join("");
+}
+
 /** Returns the note in `bytes`, or null unless it is exactly one well-formed note. Verifies nothing. */
 export function parseNote(bytes: Uint8Array): Note | null {
   if (bytes.length > MAX_NOTE_BYTES) return null;

@@ -14,7 +14,7 @@ import { codeOf } from "../errors.ts";
 import type { Store } from "../store/store.ts";
 import { type Checkpoint, openCheckpoint, signCheckpoint } from "./checkpoint.ts";
 import { emptyRoot, HASH_BYTES } from "./merkle.ts";
-import type { Signer, Verifier } from "./note.ts";
+import { addLines, type Signer, type Verifier } from "./note.ts";
 import { hashesAtLevel, TILE_WIDTH, type Tile, tilePath, tileRoot } from "./tile.ts";
 import { type TileBytes, Tree } from "./tree.ts";
 import { parseRecord } from "./wal.ts";
@@ -73,6 +73,14 @@ export class Publisher {
   /** Signs and writes a checkpoint over all that was added, if it is more than the last one covers. */
   publish(): Promise<Checkpoint> {
     return this.#then(() => this.#publish());
+  }
+
+  /**
+   * Adds cosignature lines, which must have been verified, to the checkpoint of `size`. A newer checkpoint has none yet, and
+   * is left alone: the log waits for no witness.
+   */
+  cosign(size: number, lines: readonly string[]): Promise<void> {
+    return this.#then(() => this.#cosign(size, lines));
   }
 
   /**
@@ -188,6 +196,14 @@ export class Publisher {
       at += length;
     }
     await this.#writeFull();
+  }
+
+  async #cosign(size: number, lines: readonly string[]): Promise<void> {
+    if (size !== this.#checkpoint.size) return;
+    const { store } = this.#options;
+    const note = (await store.get("checkpoint"))?.toString() ?? "";
+    const cosigned = Buffer.from(addLines(note, lines));
+    await this.#each([cosigned], () => store.replace("checkpoint", cosigned));
   }
 
   #compareRoot(): void {

@@ -6,12 +6,13 @@ import type { Publisher } from "./publisher.ts";
 /** What the sequencer needs of a publisher, on whatever thread it runs. */
 export type Publishing = Pick<
   Publisher,
-  "restore" | "add" | "recovered" | "publish" | "sync" | "close"
+  "restore" | "add" | "recovered" | "publish" | "cosign" | "sync" | "close"
 >;
 
 export type Call =
   | { readonly operation: "restore"; readonly from: number }
   | { readonly operation: "add"; readonly record: Uint8Array; readonly leaves: Uint8Array }
+  | { readonly operation: "cosign"; readonly size: number; readonly lines: readonly string[] }
   | { readonly operation: "recovered" | "publish" | "sync" | "close" };
 
 export type Reply =
@@ -56,6 +57,10 @@ export class RemotePublisher implements Publishing {
 
   publish(): Promise<Checkpoint> {
     return this.#call({ operation: "publish" });
+  }
+
+  cosign(size: number, lines: readonly string[]): Promise<void> {
+    return this.#call({ operation: "cosign", size, lines });
   }
 
   sync(): Promise<number> {

@@ -1,0 +1,101 @@
+/** Where verify reads proofs by outsiders from: the `anchors` directory beside a log, or the same over HTTP. All of it may be forged. */
+import { lstat, open, readdir } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { request } from "undici";
+import { isDay, MAX_FILES, type ProofName, parseProofName } from "../anchor/proofs.ts";
+import { codeOf } from "../errors.ts";
+
+/** A proof at most, in bytes. */
+export const MAX_PROOF_BYTES = 262_144;
+const MAX_LIST_BYTES = 16 * 1024 * 1024;
+/** Days at most: a century. */
+const MAX_DAYS = 36_525;
+const TIMEOUT_MS = 15_000;
+
+export type ProofSource = {
+  /** Returns all proofs, oldest day first. Asked for before the log's checkpoint is read: what comes later is not in it. */
+  readonly list: () => Promise<ProofName[]>;
+  /** Returns a file below the directory, or null where there is none or it is longer than `limit`. */
+  readonly read: (path: string, limit: number) => Promise<Buffer | null>;
+};
+
+/** Returns the proofs beside the log at `where`, or null where there are none. */
+export async function openProofs(where: string): Promise<ProofSource | null> {
+  if (/^https?:\/\//.test(where)) {
+    const url = where.replace(/\/+$/, "");
+    return overHttp(`${url.endsWith("/log") ? url.slice(0, -"/log".length) : url}/anchors`);
+  }
+  const isLog = basename(where) === "log" && !(await isDirectory(join(where, "log")));
+  const dir = join(isLog ? dirname(where) : where, "anchors");
+  return (await isDirectory(dir)) ? inDirectory(dir) : null;
+}
+
+export function inDirectory(dir: string): ProofSource {
+  return listed(
+    async (path) => readdir(join(dir, path)).catch(() => []),
+    async (path, limit) => {
+      try {
+        const file = await open(join(dir, path), "r");
+        try {
+          const { size } = await file.stat();
+          return size > limit ? null : await file.readFile();
+        } finally {
+          await file.close();
+        }
+      } catch (error) {
+        if (codeOf(error) === "ENOENT") return null;
+        throw error;
+      }
+    },
+  );
+}
+
+function overHttp(base: string): ProofSource {
+  const read = async (path: string, limit: number): Promise<Buffer | null> => {
+    const times = { headersTimeout: TIMEOUT_MS, bodyTimeout: TIMEOUT_MS };
+    const answer = await request(`${base}/${path}`, times);
+    if (answer.statusCode !== 200) {
+      await answer.body.dump();
+      return null;
+    }
+    const parts: Buffer[] = [];
+    let bytes = 0;
+    for await (const part of answer.body) {
+      bytes += part.length;
+      if (bytes > limit) return null;
+      parts.push(part);
+    }
+    return Buffer.concat(parts);
+  };
+  const names = async (path: string): Promise<string[]> => {
+    const bytes = await read(path === "" ? "" : `${path}/`, MAX_LIST_BYTES);
+    try {
+      const list: unknown = JSON.parse(bytes?.toString() ?? "[]");
+      return Array.isArray(list) ? list.filter((name) => typeof name === "string") : [];
+    } catch {
+      return [];
+    }
+  };
+  return listed(names, read);
+}
+
+function listed(
+  names: (path: string) => Promise<string[]>,
+  read: ProofSource["read"],
+): ProofSource {
+  const list = async (): Promise<ProofName[]> => {
+    const proofs: ProofName[] = [];
+    for (const day of (await names("")).filter(isDay).sort().slice(-MAX_DAYS)) {
+      for (const file of (await names(day)).sort().slice(0, MAX_FILES)) {
+        const proof = parseProofName(day, file);
+        if (proof !== null) proofs.push(proof);
+      }
+    }
+    return proofs;
+  };
+  return { list, read };
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  return (await lstat(path).catch(() => null))?.isDirectory() ?? false;
+}
