@@ -43,6 +43,8 @@ export class Publisher {
   #checkpoint: Checkpoint;
   /** From `restore` to `recovered`: what stands beyond the restored tree may be torn, and is written over. */
   #isRecovering = false;
+  /** Tiles, by the path they will have when full, of which partial ones are in the store. */
+  readonly #partial = new Set<string>();
   /** Full tiles whose partial ones go with the checkpoint after the next: its readers may still ask for them. */
   #superseded: string[] = [];
 
@@ -87,12 +89,15 @@ export class Publisher {
    * Resolves to the number of leaves, a multiple of 256, whose tiles and bundles survive a loss of power, as does the
    * checkpoint over them.
    */
-  sync(): Promise<number> {
-    return this.#then(async () => {
-      const { size } = this.#checkpoint;
-      await this.#options.store.sync();
-      return size - (size % TILE_WIDTH);
+  async sync(): Promise<number> {
+    // What comes after goes on meanwhile: the store knows what was put before.
+    const { size, synced } = await this.#then(async () => {
+      const synced = this.#options.store.sync();
+      synced.catch(() => undefined);
+      return { size: this.#checkpoint.size, synced };
     });
+    await synced;
+    return size - (size % TILE_WIDTH);
   }
 
   /** Leaves nothing superseded behind, and all synced. */
@@ -143,7 +148,9 @@ export class Publisher {
       throw new Error(`${message}: run verify`);
     }
     await this.#each(this.#tree.partials(), async ({ tile, bytes }) => {
-      await store.removePartials(tilePath({ ...tile, width: TILE_WIDTH }));
+      const path = tilePath({ ...tile, width: TILE_WIDTH });
+      await store.removePartials(path);
+      this.#partial.add(path);
       await store.replace(tilePath(tile), bytes);
     });
     this.#isRecovering = false;
@@ -216,7 +223,9 @@ export class Publisher {
     const tiles = this.#fullTiles.splice(0);
     if (!this.#isRecovering) {
       await this.#each(tiles, ({ tile, bytes }) => store.put(tilePath(tile), bytes));
-      for (const { tile } of tiles) this.#superseded.push(tilePath(tile));
+      for (const path of tiles.map(({ tile }) => tilePath(tile))) {
+        if (this.#partial.delete(path)) this.#superseded.push(path);
+      }
       return;
     }
     await this.#each(tiles, async ({ tile, bytes }) => {
@@ -231,7 +240,10 @@ export class Publisher {
     if (size === this.#checkpoint.size) return this.#checkpoint;
     const superseded = this.#superseded;
     this.#superseded = [];
-    await this.#each(this.#tree.partials(), ({ tile, bytes }) => store.put(tilePath(tile), bytes));
+    await this.#each(this.#tree.partials(), ({ tile, bytes }) => {
+      this.#partial.add(tilePath({ ...tile, width: TILE_WIDTH }));
+      return store.put(tilePath(tile), bytes);
+    });
     const checkpoint = { origin: signer.name, size, root: this.#tree.root() };
     const note = Buffer.from(signCheckpoint(checkpoint, signers));
     await this.#each([note], () => store.replace("checkpoint", note));

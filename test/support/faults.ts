@@ -160,6 +160,14 @@ export async function installFaults(): Promise<void> {
       return result;
     };
   }
+  const fsync = sync["fsync"] as Call;
+  sync["fsync"] = (file, done) => {
+    const found = planOf(file);
+    if (found === undefined) return fsync(file, done);
+    const answer = done as (error: unknown) => void;
+    const call = async (): Promise<unknown> => under(found, "fsync", () => undefined);
+    return call().then(() => answer(null), answer);
+  };
   const promises = fs.promises as unknown as Record<string, Call>;
   for (const name of PROMISES) {
     const real = promises[name] as Call;
