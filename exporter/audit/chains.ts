@@ -14,12 +14,14 @@ import {
   KIND_SIGNATURE,
   kindName,
 } from "../../record/fields.ts";
+import { equalBytes } from "../log/merkle.ts";
 import { parseNote } from "../log/note.ts";
 import { openReceipt, parseReceipt, type Receipt } from "../log/receipt.ts";
 import { LearnedKeys } from "./learned-keys.ts";
 import { type LogTrust, logKeysAt } from "./policy.ts";
 import type { ProxyWalk } from "./proxies.ts";
 import type { ChainReport, Findings } from "./report.ts";
+import type { Span } from "./span.ts";
 
 type State = {
   first: number;
@@ -80,8 +82,56 @@ export class ChainWalk {
       return;
     }
     const chain = Buffer.from(entry.chain).toString("hex");
-    const name = kindName(entry.kind) || "unknown";
-    this.kinds[name] = (this.kinds[name] ?? 0) + 1;
+    this.#count(entry.kind, 1);
+    this.#noteNewer(entry, chain, index);
+    this.#follow(entry, chain, digest, index);
+    this.#proxies.visit(entry, chain, index);
+    this.#noteFacts(entry, chain, index, bytes);
+  }
+
+  /**
+   * Takes a span, all of whose entries are right by themselves, as `visit` would take each of them. Returns false where a
+   * chain does not go on as it was left: then nothing is taken, and `visit` says what is wrong.
+   */
+  join(span: Span): boolean {
+    for (const { chain, first, prev } of span.stretches) {
+      const state = this.#states.get(chain);
+      if (state === undefined ? first !== 0 : first !== state.next || state.isClosed) return false;
+      if (state !== undefined && !equalBytes(prev, state.head)) return false;
+    }
+    for (const { chain, first, firstTime, next, head, isClosed, time } of span.stretches) {
+      const state = this.#states.get(chain);
+      if (state !== undefined && firstTime < state.time) this.clockSteps++;
+      const entries = (state?.entries ?? 0) + next - first;
+      this.#states.set(chain, {
+        first: state?.first ?? first,
+        next,
+        head,
+        entries,
+        isClosed,
+        time,
+      });
+    }
+    for (const [kind, count] of span.kinds) this.#count(kind, count);
+    this.clockSteps += span.clockSteps;
+    for (const { index, bytes } of span.noted) {
+      const entry = decodeEntry(bytes);
+      if (entry === null) continue;
+      const chain = Buffer.from(entry.chain).toString("hex");
+      this.#noteNewer(entry, chain, index);
+      this.#proxies.visit(entry, chain, index);
+      this.#noteFacts(entry, chain, index, bytes);
+    }
+    for (const { chain, next } of span.stretches) this.#proxies.reach(chain, next - 1);
+    return true;
+  }
+
+  #count(kind: number, entries: number): void {
+    const name = kindName(kind) || "unknown";
+    this.kinds[name] = (this.kinds[name] ?? 0) + entries;
+  }
+
+  #noteNewer(entry: Entry, chain: string, index: number): void {
     if (entry.isNewer) {
       const message = `entry ${index} has a field or kind that this version does not know: use a newer meshseal`;
       this.#findings.add({
@@ -93,8 +143,9 @@ export class ChainWalk {
         message,
       });
     }
-    this.#follow(entry, chain, digest, index);
-    this.#proxies.visit(entry, chain, index);
+  }
+
+  #noteFacts(entry: Entry, chain: string, index: number, bytes: Uint8Array): void {
     if (entry.kind === KIND_GAP) {
       const count = uintOf(entry, F_GAP_COUNT) ?? 0;
       this.gaps.count += count;

@@ -66,11 +66,18 @@ export class ProxyWalk {
       const name = textOf(entry, F_SENDER_NAME);
       this.#list(of, (proxy) => isNamed(proxy.spiffe, name));
     }
+    this.reach(chain, entry.seq);
     const state = this.#of(chain);
-    state.last = Math.max(state.last, entry.seq);
     if (entry.kind !== KIND_SIGNATURE) return;
     if (state.keys.size === 0) this.#unchecked++;
     else this.#check(entry, chain, index, state);
+  }
+
+  /** Notes that a chain has entries up to `seq`. */
+  reach(chain: string, seq: number): void {
+    if (this.#proxies.length === 0) return;
+    const state = this.#of(chain);
+    state.last = Math.max(state.last, seq);
   }
 
   /** Adds what is to be said at the end. */

@@ -1,5 +1,6 @@
 /** Where verify reads a log from: a directory or a URL. Everything read is attacker-controlled, so every size has a limit. */
-import { lstat, open, readdir } from "node:fs/promises";
+import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
+import { lstat, readdir } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
 import { codeOf } from "../errors.ts";
 import type { S3Settings } from "../store/s3.ts";
@@ -7,6 +8,8 @@ import type { BucketView } from "./bucket-source.ts";
 import { Unreachable } from "./unreachable.ts";
 
 export type Source = {
+  /** What `openSource` was given, for another thread to open; absent where that thread could not. */
+  readonly where?: string;
   /** Returns the file at a C2SP path, or null if there is none. Longer than `limit` bytes counts as damaged: null. */
   readonly read: (path: string, limit: number) => Promise<Buffer | null>;
   /**
@@ -28,28 +31,31 @@ export async function openSource(
   if (where.startsWith("s3://")) {
     return await (await import("./bucket-source.ts")).bucketSource(where, s3);
   }
-  if (/^https?:\/\//.test(where)) return urlSource(where.replace(/\/+$/, ""));
+  if (/^https?:\/\//.test(where)) {
+    return { ...urlSource(where.replace(/\/+$/, "")), where };
+  }
   const inside = await lstat(join(where, "log")).catch(() => null);
   const dir = inside?.isDirectory() ? join(where, "log") : where;
   const found = await lstat(dir).catch(() => null);
   if (!found?.isDirectory()) throw new Unreachable(`${where} is no directory`);
-  return dirSource(dir);
+  return { ...dirSource(dir), where };
 }
 
 function dirSource(dir: string): Source {
   return {
+    // Calls that block: half the time of promises, and whoever reads a log has nothing else to do.
     read: async (path, limit) => {
       try {
-        const file = await open(join(dir, path), "r");
+        // Opening a FIFO would wait for its writer.
+        const file = openSync(join(dir, path), constants.O_RDONLY | constants.O_NONBLOCK);
         try {
-          if (!(await file.stat()).isFile()) return null;
-          const { size } = await file.stat();
-          return size > limit ? null : await file.readFile();
+          const found = fstatSync(file);
+          return found.isFile() && found.size <= limit ? readFileSync(file) : null;
         } finally {
-          await file.close();
+          closeSync(file);
         }
       } catch (error) {
-        if (["ENOENT", "ENOTDIR", "EISDIR", "ELOOP"].includes(codeOf(error))) return null;
+        if (["ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "ENXIO"].includes(codeOf(error))) return null;
         throw new Unreachable(`${path}: ${error instanceof Error ? error.message : error}`);
       }
     },

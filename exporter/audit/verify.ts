@@ -23,6 +23,8 @@ import { ProxyWalk } from "./proxies.ts";
 import { type AnchorReport, Findings, type VerifyReport } from "./report.ts";
 import { checkSeals, type SealKeys } from "./seals.ts";
 import type { Source } from "./source.ts";
+import { SPAN_ENTRIES, SPAN_TILES } from "./span.ts";
+import { readSpans } from "./spans.ts";
 import { MAX_BUNDLE_BYTES, MAX_TILE_BYTES, Tiles } from "./tiles.ts";
 
 export type VerifyOptions = ({ readonly log: Verifier } | { readonly policy: Policy }) & {
@@ -68,9 +70,9 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
   }
   if (checkpoint !== null) {
     const tiles = new Tiles(source, checkpoint.size);
-    await checkEntries(tiles, walk, findings, options);
+    const wrong = await checkSpans(source, tiles, walk, findings, options);
     walk.finish();
-    await checkLevels(tiles, findings);
+    await checkLevels(tiles, wrong, findings);
     await checkRoot(tiles, checkpoint, findings);
     await checkClaims(tiles, walk, findings);
     await checkLastSeen(tiles, policy, origin, options.lastSeen, findings, notes);
@@ -133,14 +135,40 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
   };
 }
 
-/** Every entry against its leaf hash in level 0, and every chain through them. */
-async function checkEntries(
+/**
+ * Every entry against its leaf hash in level 0, and every chain through them. Returns the indexes of tiles of level 1 that
+ * may not have the roots of those below them.
+ */
+async function checkSpans(
+  source: Source,
   tiles: Tiles,
   walk: ChainWalk,
   findings: Findings,
   options: VerifyOptions,
+): Promise<Set<number>> {
+  const wrong = new Set<number>();
+  let index = 0;
+  for await (const span of readSpans(source, tiles)) {
+    if (span === null || !walk.join(span)) {
+      await checkEntries(tiles, index * SPAN_TILES, walk, findings, options);
+    }
+    if (!span?.isLevelRight) wrong.add(index);
+    index++;
+    options.onProgress?.(Math.min(index * SPAN_ENTRIES, tiles.size), tiles.size);
+  }
+  return wrong;
+}
+
+/** The entries of a span, from `firstTile` on, one by one. */
+async function checkEntries(
+  tiles: Tiles,
+  firstTile: number,
+  walk: ChainWalk,
+  findings: Findings,
+  options: VerifyOptions,
 ): Promise<void> {
-  for (let tile = 0; tile * TILE_WIDTH < tiles.size; tile++) {
+  const end = Math.min(firstTile + SPAN_TILES, Math.ceil(tiles.size / TILE_WIDTH));
+  for (let tile = firstTile; tile < end; tile++) {
     const first = tile * TILE_WIDTH;
     const { width } = tiles.tileAt("entries", tile);
     const [hashes, bundle] = await Promise.all([tiles.hashes(0, tile), tiles.bundle(tile)]);
@@ -206,10 +234,15 @@ async function checkEntries(
   }
 }
 
-/** Every hash of level n + 1 against the full tile of level n below it. */
-async function checkLevels(tiles: Tiles, findings: Findings): Promise<void> {
+/** Every hash of level n + 1 against the full tile of level n below it; of level 1 only those in `wrong`. */
+async function checkLevels(
+  tiles: Tiles,
+  wrong: ReadonlySet<number>,
+  findings: Findings,
+): Promise<void> {
   for (let level = 1; hashesAtLevel(tiles.size, level) > 0; level++) {
     for (let index = 0; index * TILE_WIDTH < hashesAtLevel(tiles.size, level); index++) {
+      if (level === 1 && !wrong.has(index)) continue;
       const tile = tiles.tileAt(level, index);
       const file = tilePath(tile);
       const hashes = await tiles.hashes(level, index);
