@@ -1,4 +1,5 @@
 /** The exporter's HTTP: batches in, the log's files, health and metrics out. */
+import type { IncomingMessage } from "node:http";
 import { resolve } from "node:path";
 import type { SecureContextOptions } from "node:tls";
 import rateLimit from "@fastify/rate-limit";
@@ -31,6 +32,7 @@ import { type BatchKeys, judgeMac, macOfReceipt } from "../access/mac.ts";
 import { isAllowed, type Role, type Rules } from "../access/rules.ts";
 import { addHealth, type Readiness } from "../health.ts";
 import type { Metrics } from "../metrics.ts";
+import { Bodies } from "./body.ts";
 import type { Answer, Intake, Refusal } from "./intake.ts";
 import { serveLogFiles } from "./log-files.ts";
 
@@ -101,9 +103,20 @@ export function createHttp(options: HttpOptions): FastifyInstance {
   const { intake, metrics, logger, readiness } = options;
   const app = createServer(options);
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser(BATCH_TYPE, { parseAs: "buffer" }, (_request, body, done) =>
-    done(null, body),
+  const bodies = new Bodies(MAX_BATCH_BYTES);
+  app.addContentTypeParser(BATCH_TYPE, (request: FastifyRequest, payload: IncomingMessage) =>
+    bodies.read(payload, Number(request.headers["content-length"])),
   );
+  type Handler = (request: FastifyRequest, reply: FastifyReply) => Promise<FastifyReply>;
+  const releasing =
+    (handler: Handler): Handler =>
+    async (request, reply) => {
+      try {
+        return await handler(request, reply);
+      } finally {
+        if (Buffer.isBuffer(request.body)) bodies.release(request.body);
+      }
+    };
 
   const sender = (request: FastifyRequest): Sender =>
     senderOf(request.raw.socket, request.headers, options.trustXfcc);
@@ -164,7 +177,7 @@ export function createHttp(options: HttpOptions): FastifyInstance {
     }
     // After the limit is in place: it adds itself to the routes that come later.
     batches.after(() => {
-      batches.post(BATCH_PATH, { config: { role: "write" } }, async (request, reply) => {
+      const write: Handler = async (request, reply) => {
         if (!Buffer.isBuffer(request.body)) {
           return reply.code(415).send({ code: "error", message: `the body must be ${BATCH_TYPE}` });
         }
@@ -202,7 +215,8 @@ export function createHttp(options: HttpOptions): FastifyInstance {
           reply.header(RECEIPT_MAC_HEADER, proof.toString("base64"));
         }
         return reply.send("");
-      });
+      };
+      batches.post(BATCH_PATH, { config: { role: "write" } }, releasing(write));
     });
     done();
   });

@@ -72,7 +72,7 @@ export class Intake {
   }
 
   /**
-   * Answers one batch. Keeps parts of `batch` until they are published. A recovery brings home what another sender made:
+   * Answers one batch. Nothing of `batch` is kept when it resolves. A recovery brings home what another sender made:
    * whoever asks for one must have been allowed to.
    */
   async accept(batch: Buffer, sender: Sender, isRecovery = false): Promise<Answer> {
@@ -149,7 +149,7 @@ export class Intake {
       chains.extend(id, header.firstSeq + skipped, firstIndex, added, head);
       if (owner === "" && sender.auth !== SENDER_NONE && !isRecovery) {
         chains.bind(id, sender.name);
-        this.#options.onBound(header.chain, sender);
+        this.#options.onBound(Buffer.from(header.chain), sender);
       }
     }
     const chain = chains.get(id);
