@@ -13,6 +13,7 @@ import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { request } from "undici";
+import { compiledMain } from "../support/compiled.ts";
 import { type Exporter, startExporter } from "../support/exporter.ts";
 import { median, percentile, spreadOf } from "./figures.ts";
 import type { Make, Send, Sent } from "./load.ts";
@@ -183,11 +184,9 @@ async function timed(
 }
 
 async function check(dir: string, entries: number, peers: Peers | null): Promise<Checks> {
-  const main = join(import.meta.dirname, "../../exporter/cli/main.ts");
   const key = join(dir, "log.vkey");
   const ours = await timed(process.execPath, [
-    ...["--import", import.meta.resolve("tsx"), main],
-    ...["verify", dir, "--key", `@${key}`, "--json"],
+    ...[compiledMain(), "verify", dir, "--key", `@${key}`, "--json"],
   ]);
   if (ours.code !== 0) throw new Error(`verify: ${ours.said.slice(0, 500)}`);
   const checks = {
