@@ -43,15 +43,16 @@ describe("roots that come and go", () => {
     const { entries, chain, firstSeq } = entriesOf(lastCall(host));
     expect(chain).toBe(entriesOf(lost).chain);
     expect(firstSeq).toBe(0);
-    expect(entries.map((entry) => uintOf(entry, f.F_CONFIG))).toEqual([1, 1, 2]);
+    expect(entries.map((entry) => uintOf(entry, f.F_CONFIG))).toEqual([1, 1, 2, 2]);
+    expect(entries[2]?.kind).toBe(f.KIND_CONFIG);
     expect(host.logs.filter((line) => line.startsWith("meshseal seal"))).toEqual([]);
     host.answer(lastCall(host), receiptFor(lastCall(host)));
     host.request(stream("/c"));
     host.tick(250, 2);
-    expect(entriesOf(lastCall(host)).firstSeq).toBe(3);
+    expect(entriesOf(lastCall(host)).firstSeq).toBe(4);
     host.answer(lastCall(host), receiptFor(lastCall(host)));
     host.done(2);
-    expect(host.logs.at(-1)).toMatch(/^meshseal seal .* seq=3 .* unreceipted=0 missed=0$/);
+    expect(host.logs.at(-1)).toMatch(/^meshseal seal .* seq=4 .* unreceipted=0 missed=0$/);
   });
 
   test("the newest root may end first: an older one goes on sending, and nothing is sealed", async () => {
