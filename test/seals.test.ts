@@ -241,7 +241,7 @@ describe("spills", () => {
           if (batches.length === 0) expect(forged.length + missing.length).toBeGreaterThan(0);
         },
       ),
-      { numRuns: 200 },
+      { numRuns: 400 },
     );
   });
 });

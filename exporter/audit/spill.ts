@@ -152,7 +152,7 @@ function follow(
 ): Buffer[] | null {
   const digests: Buffer[] = [];
   for (let at = from; at < bytes.length; ) {
-    if (at + ENTRY_PREFIX_BYTES > bytes.length) return null;
+    if (at + ENTRY_PREFIX_BYTES > bytes.length || bytes[at + 2] !== 0) return null;
     const end = at + ENTRY_PREFIX_BYTES + bytes.readUInt16BE(at);
     const entry =
       end > bytes.length ? null : decodeEntry(bytes.subarray(at + ENTRY_PREFIX_BYTES, end));
