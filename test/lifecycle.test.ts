@@ -398,6 +398,18 @@ describe("the end", () => {
     expect(meshseal("recover", log, ...args).status).toBe(0);
     const after = await verify();
     expect(after.findings).toEqual([]);
+    const compared = meshseal(
+      "verify",
+      keyed.dir,
+      "--key",
+      keyed.vkey,
+      "--seals",
+      log,
+      "--batch-keys",
+      keyFile,
+    );
+    expect(compared.stdout).toMatch(/3 seals were compared: 0 signed, 3 with a MAC/);
+    expect(compared.status).toBe(0);
     expect(after.notes.join(" ")).toContain(`${lost} entries came home`);
     if (VERSION === "1.40")
       expect(after.notes.join(" ")).toMatch(/\d+ signatures by proxies were verified\./);
