@@ -423,6 +423,10 @@ export function abandon(cause: u32, now: u64): void {
   // Its row goes: the next `open` names it, and says more.
   register.note(ID, nextSeq, nextSeq, HEAD, now, true);
   metrics.lostEntries.add(oldCount as i64);
+}
+
+/** Lets go of the chain that was given up, with all that is held of it. */
+export function forget(): void {
   metrics.bufferedBytes.add(-(buffer.heldBytes() as i64));
   buffer.clear();
   isOpen = false;

@@ -163,8 +163,9 @@ export function answered(call: u32, headerCount: u32, now: u64): void {
 
 function giveUp(cause: u32, now: u64): void {
   seal.write("abandoned");
-  if (settings.spill) seal.spill();
   chain.abandon(cause, now);
+  if (settings.spill) seal.spill();
+  chain.forget();
   failures = 0;
   nextTry = 0;
   chain.ensureOpen(now);

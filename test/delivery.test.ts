@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { readSpills } from "../exporter/audit/spill.ts";
 import { parseBatchHeader } from "../record/batch.ts";
 import { bytesOf, type Entry, uintOf } from "../record/codec.ts";
 import * as f from "../record/fields.ts";
@@ -190,6 +191,27 @@ describe("modes of delivery", () => {
     expect(isAccepted).toBe(false);
     expect(host.logs.at(-1)).toContain('"enforced" needs the module enforce.wasm');
   });
+});
+
+test("a chain that is given up is spilled, and its successor counts what was lost", async () => {
+  const host = await started('{"spill":true}');
+  host.request(stream("/a"));
+  host.tick();
+  host.answer(lastCall(host), receiptFor(lastCall(host)));
+  for (const path of ["/b", "/c"]) host.request(stream(path));
+  host.tick();
+  host.answer(lastCall(host), [
+    [":status", "409"],
+    ["meshseal-refusal", "fork"],
+  ]);
+  host.tick();
+  const open = entriesOf(lastCall(host)).entries[0];
+  if (open === undefined) throw new Error("no open");
+  expect(uintOf(open, f.F_ABANDONED_SEQ)).toBe(2);
+  expect(uintOf(open, f.F_ABANDONED_COUNT)).toBe(2);
+  expect(host.metric("lost_entries")).toBe(2);
+  const { batches } = readSpills(host.logs, { proxies: [], macs: new Map() });
+  expect(batches.map(({ firstSeq, count }) => [firstSeq, count])).toEqual([[2, 2]]);
 });
 
 test("a heartbeat counts the streams by what became of them", async () => {
