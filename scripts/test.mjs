@@ -19,6 +19,15 @@ const OTHERS = {
       spawnSync("go", ["version"], { stdio: "ignore" }).status === 0 &&
       spawnSync("python3", ["-m", "pip", "--version"], { stdio: "ignore" }).status === 0,
   },
+  mesh: {
+    needs:
+      "Go 1.26 or newer (https://go.dev/dl); the first run builds Istio's generators and Helm, for some minutes",
+    shows:
+      "Istio's own code takes our manifests and gives a real Envoy our filter from a registry; the chart; the packed command",
+    isReady: () => spawnSync("go", ["version"], { stdio: "ignore" }).status === 0,
+    /** Built before the tests, so that no time limit of theirs is spent on it. */
+    prepare: ["--import", "tsx", "test/support/go-tools.ts", "meshseal-istio", "helm", "kustomize"],
+  },
   crash: {
     needs:
       "strace, and leave to trace processes (apt-get install strace; in a container --cap-add SYS_PTRACE)",
@@ -37,6 +46,13 @@ installPackages();
 buildFilter();
 if (suite !== "main" && !OTHERS[suite].isReady()) {
   fail(`npm run test:${suite} needs ${OTHERS[suite].needs}: install it, then run this again.`);
+}
+const { prepare } = OTHERS[suite] ?? {};
+if (
+  prepare &&
+  spawnSync(process.execPath, prepare, { cwd: ROOT, stdio: ["ignore", 2, 2] }).status !== 0
+) {
+  fail(`what npm run test:${suite} needs could not be built: see the lines above.`);
 }
 const run = spawnSync(
   process.execPath,

@@ -1,3 +1,4 @@
+#!/usr/bin/env node
 /** The `meshseal` command: one file a subcommand, and the exit codes that all share. */
 import { Command, CommanderError } from "commander";
 import { MeshsealError } from "../errors.ts";

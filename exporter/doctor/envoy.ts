@@ -3,7 +3,7 @@
  * and do entries come where Envoy counts requests. https://www.envoyproxy.io/docs/envoy/latest/operations/admin
  */
 import { readFileSync } from "node:fs";
-import { request } from "undici";
+import { Admin } from "./admin.ts";
 import type { Check, Outcome } from "./check.ts";
 import {
   findClusters,
@@ -15,6 +15,7 @@ import {
   objectAt,
   type Plugin,
 } from "./plugins.ts";
+import { receipts } from "./receipts.ts";
 import {
   bad,
   clusterOf,
@@ -35,67 +36,12 @@ export type EnvoyOptions = {
   readonly logFile?: string;
 };
 
-const TIMEOUT_MS = 10_000;
-const MAX_PAGE_BYTES = 256 << 20;
 const OLDEST_MINOR = 36;
 const DAY_MS = 86_400_000;
 /** Certificates of meshes live a day or less: only the last hour is late. */
 const CERTIFICATE_LATE_MS = 3_600_000;
 const CLOCK_WARNING_MS = 2_000;
 const CLOCK_BAD_MS = 60_000;
-
-class Admin {
-  readonly #base: string;
-  readonly #pages = new Map<string, Promise<unknown>>();
-
-  constructor(base: string) {
-    this.#base = base.replace(/\/$/, "");
-  }
-
-  async text(path: string): Promise<{ text: string; date: string | undefined }> {
-    const answer = await request(`${this.#base}${path}`, {
-      headersTimeout: TIMEOUT_MS,
-      bodyTimeout: TIMEOUT_MS,
-    });
-    const parts: Buffer[] = [];
-    let bytes = 0;
-    for await (const part of answer.body as AsyncIterable<Buffer>) {
-      bytes += part.length;
-      if (bytes > MAX_PAGE_BYTES) throw new Error(`${path} has more than ${MAX_PAGE_BYTES} bytes`);
-      parts.push(part);
-    }
-    if (answer.statusCode !== 200)
-      throw new Error(`${this.#base}${path} answers ${answer.statusCode}`);
-    const { date } = answer.headers;
-    return {
-      text: Buffer.concat(parts).toString("utf8"),
-      date: typeof date === "string" ? date : undefined,
-    };
-  }
-
-  /** A page is read once for all checks: they speak of one moment. */
-  json(path: string): Promise<unknown> {
-    const page =
-      this.#pages.get(path) ?? this.text(path).then(({ text }) => JSON.parse(text) as unknown);
-    this.#pages.set(path, page);
-    return page;
-  }
-
-  async stats(): Promise<Map<string, number>> {
-    const stats = listAt(await this.json("/stats?format=json"), "stats");
-    return new Map(
-      stats.flatMap((stat) =>
-        isObject(stat) && typeof stat["name"] === "string" && typeof stat["value"] === "number"
-          ? [[stat["name"], stat["value"]] as const]
-          : [],
-      ),
-    );
-  }
-
-  dump(): Promise<unknown> {
-    return this.json("/config_dump");
-  }
-}
 
 /** Returns the checks, in the order in which they are best read. */
 export function envoyChecks(options: EnvoyOptions): Check[] {
@@ -126,7 +72,7 @@ export function envoyChecks(options: EnvoyOptions): Check[] {
       run: each((plugin) => judgeSettings(plugin, options.modules)),
     },
     { name: "the exporter's cluster", run: each((plugin) => cluster(admin, clusterOf(plugin))) },
-    { name: "batches are receipted", run: each((plugin) => receipted(admin, clusterOf(plugin))) },
+    { name: "batches are receipted", run: each((plugin) => receipts(admin, clusterOf(plugin))) },
     { name: "every request is an entry", run: () => recorded(admin) },
     { name: "Envoy's certificates", run: () => certificates(admin) },
     { name: "Envoy's clock", run: () => clock(admin) },
@@ -182,6 +128,12 @@ async function loaded(admin: Admin, { logFile }: EnvoyOptions): Promise<Outcome>
     return bad(`Envoy refused it: ${wasm.slice(0, 300)}. ${why}`);
   }
   const found = findPlugins(dump);
+  const failures = await discoveryFailures(admin);
+  if (found.length === 0 && failures > 0) {
+    return bad(
+      `Envoy refused the filter that its control plane sent, ${failures} times: the module cannot be used, or the filter refuses its settings. ${said || 'Envoy\'s log says which, in a line with "meshseal:" (give it with --envoy-log).'}`,
+    );
+  }
   if (found.length === 0) {
     const other = refusals[0];
     if (other !== undefined)
@@ -198,19 +150,36 @@ async function loaded(admin: Admin, { logFile }: EnvoyOptions): Promise<Outcome>
   )?.[1];
   if (active === 0)
     return bad(`the filter is configured, and no VM runs it: the module did not load. ${said}`);
+  if (failures > 0) {
+    return warning(
+      `it is configured, and Envoy refused an update of it ${failures} times since it started: is what runs what you applied last? ${said}`,
+    );
+  }
   return good(
     `${found.length === 1 ? "it is" : `${found.length} are`} configured${active === undefined ? "" : `, ${active} VMs run`}.`,
   );
 }
 
+/** Istio sends the filter as an extension of its own (ECDS); what Envoy refuses there is in no dump, only counted. */
+async function discoveryFailures(admin: Admin): Promise<number> {
+  let failures = 0;
+  for (const [name, value] of await admin.stats()) {
+    if (/^extension_config_discovery\..*meshseal.*\.config_fail$/.test(name)) failures += value;
+  }
+  return failures;
+}
+
 /** The newest lines of our own in Envoy's log. */
 function ownWords(file: string): string {
   try {
-    const lines = readFileSync(file, "utf8")
-      .split("\n")
-      .filter((line) => /meshseal: (configuration refused|the )|wasm.*(Failed|failed)/.test(line));
-    const last = lines.at(-1)?.replace(/^.*?(meshseal: |wasm)/, "$1");
-    return last === undefined ? "" : `Its log says: ${last.slice(0, 400)}`;
+    const lines = readFileSync(file, "utf8").split("\n");
+    const ours = lines
+      .filter((line) => /wasm log .*meshseal: .*(refused|cannot|allow)/.test(line))
+      .at(-1);
+    const host = lines.filter((line) => /\bwasm\b.*\b[Ff]ailed\b/.test(line)).at(-1);
+    const said =
+      ours?.replace(/^.*?wasm log [^:]*: /, "") ?? host?.replace(/^.*?\] \[[^\]]*\] /, "");
+    return said === undefined ? "" : `Its log says: ${said.slice(0, 400)}`;
   } catch {
     return "";
   }
@@ -249,63 +218,6 @@ async function cluster(admin: Admin, name: string): Promise<Outcome> {
       `none of the ${hosts.length} endpoints of "${name}" is healthy: ask the exporter's /readyz why.`,
     );
   return good(`"${name}" has ${healthy.length} endpoint${healthy.length > 1 ? "s" : ""}.`);
-}
-
-async function receipted(admin: Admin, name: string): Promise<Outcome> {
-  const stats = await admin.stats();
-  const own = (stat: string): number => stats.get(`wasmcustom.meshseal_${stat}`) ?? 0;
-  // Envoy writes ":" as "_" in names; Istio ends a cluster's with ";".
-  const stem = `cluster.${name.replaceAll(":", "_")}`;
-  const of = (stat: string): number =>
-    stats.get(`${stem}.${stat}`) ?? stats.get(`${stem};.${stat}`) ?? 0;
-  const entries = own("entries");
-  if (entries === 0) return unknown("no entry was made yet.");
-  if (own("batches_receipted") > 0) {
-    const lost = own("lost_entries");
-    const missing = own("gap_requests");
-    if (lost > 0)
-      return bad(
-        `${lost} entries were lost with chains that the exporter refused for good: its log and quarantine say why.`,
-      );
-    if (missing > 0)
-      return warning(
-        `${missing} requests are counted as missing, since the buffer was full while the exporter was away.`,
-      );
-    return good(`${own("receipted_entries")} of ${entries} entries are receipted.`);
-  }
-  if (
-    of("ssl.connection_error") +
-      of("ssl.fail_verify_error") +
-      of("ssl.fail_verify_no_cert") +
-      of("ssl.fail_verify_san") >
-    0
-  ) {
-    return bad(
-      `TLS with the exporter fails: compare the certificates of "${name}" with --tls-client-ca and --tls-cert of the exporter.`,
-    );
-  }
-  if (of("upstream_cx_connect_fail") > 0)
-    return bad(
-      `no connection to the exporter: it does not listen where "${name}" points, or a NetworkPolicy is in between.`,
-    );
-  if (of("upstream_cx_total") > 0 && of("upstream_rq_total") > 0) {
-    if (of("upstream_rq_403") > 0)
-      return bad(
-        "the exporter answers 403: this proxy's identity may not write. See the exporter's --access file, or its senders setting.",
-      );
-    if (of("upstream_rq_4xx") + own("refusals") > 0)
-      return bad('the exporter refuses the batches: its log says why, in lines with "refusal".');
-    if (of("upstream_rq_5xx") > 0)
-      return bad("the exporter answers, and takes no batches now: ask its /readyz why.");
-    if (of("upstream_cx_destroy_remote_with_active_rq") > 0)
-      return bad(
-        `the exporter cuts the connections: does it speak TLS, and "${name}" does not (or the other way round)?`,
-      );
-    return bad(`what answers at "${name}" gives no receipts: is it a Meshseal exporter?`);
-  }
-  return bad(
-    `${entries} entries wait, and no batch was sent: does the filter's "cluster" setting name a cluster that Envoy has?`,
-  );
 }
 
 async function recorded(admin: Admin): Promise<Outcome> {

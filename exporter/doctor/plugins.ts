@@ -34,7 +34,7 @@ export function walk(root: unknown, visit: (object: Record<string, unknown>) => 
 export function findPlugins(root: unknown): Plugin[] {
   const found = new Map<string, Plugin>();
   walk(root, (object) => {
-    const type = String(object["@type"] ?? "");
+    const type = textOf(object["@type"]);
     if (!/\.wasm\.v3\.(Wasm|WasmAccessLog)$/.test(type) || !isObject(object["config"])) return;
     const plugin = readPlugin(object["config"]);
     if (isOurs(plugin)) found.set(JSON.stringify(plugin), plugin);
@@ -56,14 +56,13 @@ function readPlugin(config: Record<string, unknown>): Plugin {
   const allowed = restriction?.["allowed_capabilities"];
   const code = objectAt(objectAt(vm, "code"), "local");
   return {
-    name: String(config["name"] ?? config["root_id"] ?? ""),
+    name: textOf(config["name"]) || textOf(config["root_id"]),
     settings: settingsOf(config["configuration"]),
-    failurePolicy: String(
-      config["failure_policy"] ?? (config["fail_open"] === true ? "FAIL_OPEN" : ""),
-    ),
+    failurePolicy:
+      textOf(config["failure_policy"]) || (config["fail_open"] === true ? "FAIL_OPEN" : ""),
     capabilities:
       isObject(allowed) && Object.keys(allowed).length > 0 ? Object.keys(allowed) : null,
-    file: String(code?.["filename"] ?? ""),
+    file: textOf(code?.["filename"]),
   };
 }
 
@@ -104,7 +103,7 @@ function isCluster(item: Record<string, unknown>): boolean {
   const type = item["@type"];
   return type === undefined
     ? "load_assignment" in item || "type" in item || "cluster_type" in item
-    : String(type).endsWith(".Cluster");
+    : textOf(type).endsWith(".Cluster");
 }
 
 /** Why listeners or extensions were refused, in Envoy's words. */
@@ -140,4 +139,9 @@ export function objectAt(value: unknown, key: string): Record<string, unknown> |
 export function listAt(value: unknown, key: string): unknown[] {
   const found = isObject(value) ? value[key] : undefined;
   return Array.isArray(found) ? found : [];
+}
+
+/** The value if it is a text, else "". */
+export function textOf(value: unknown): string {
+  return typeof value === "string" ? value : "";
 }

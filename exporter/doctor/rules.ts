@@ -15,7 +15,8 @@ export type Modules = readonly [Module, Module];
 const DEFAULT_CLUSTER = "meshseal";
 
 export function clusterOf({ settings }: Plugin): string {
-  return String(settings?.["cluster"] ?? DEFAULT_CLUSTER);
+  const cluster = settings?.["cluster"];
+  return typeof cluster === "string" ? cluster : DEFAULT_CLUSTER;
 }
 
 export function judgeFailurePolicy({ failurePolicy }: Pick<Plugin, "failurePolicy">): Outcome {

@@ -106,7 +106,7 @@ function policy(setup: GatewaySetup, { kind, target, name, delivery }: Target): 
   const code = `        type: Image
         image:
           url: ${image.reference.replace(/^oci:\/\//, "")}
-          sha256: ${image.manifestSha256}
+          sha256: "${image.manifestSha256}"
 ${pull}`;
   const settings = pluginSettings(setup, GATEWAY_CLUSTER, delivery)
     .map(([key, value]) => `        ${key}: ${value}\n`)

@@ -104,7 +104,7 @@ function plugin(setup: IstioSetup, { name, namespace, delivery, where, match }: 
   const image = imageFor(setup, delivery);
   const wasm = `url: ${image.reference}
 # Digest of the image's manifest: what is fetched must be this. Without it the tag decides, and a tag can be moved.
-sha256: ${image.manifestSha256}
+sha256: "${image.manifestSha256}"
 imagePullPolicy: IfNotPresent
 ${setup.pullSecret === undefined ? "" : `imagePullSecret: ${setup.pullSecret}\n`}${
   setup.failStrategy === "FAIL_RELOAD"

@@ -21,40 +21,14 @@ type Tool = {
   readonly module?: string;
   /** With `@version` where there is no module. */
   readonly package: string;
-  /** As istioctl's and kube-apiserver's own builds set it: they compare versions with it. */
-  readonly ldflags?: string;
 };
 
-/** Kubernetes' own build sets these; without them the server has no version. */
-const KUBE_VERSION: string = ["gitVersion=v1.37.2", "gitMajor=1", "gitMinor=37"]
-  .map((setting) => `-X k8s.io/component-base/version.${setting}`)
-  .join(" ");
-
-export type GoTool =
-  | "meshseal-istio"
-  | "istioctl"
-  | "pilot-discovery"
-  | "helm"
-  | "kustomize"
-  | "kubectl-validate"
-  | "etcd"
-  | "kube-apiserver"
-  | "kubectl";
+export type GoTool = "meshseal-istio" | "helm" | "kustomize";
 
 const TOOLS: Readonly<Record<GoTool, Tool>> = {
   "meshseal-istio": { module: "istio", package: "." },
-  istioctl: { module: "istio", package: "istio.io/istio/istioctl/cmd/istioctl" },
-  "pilot-discovery": { module: "istio", package: "istio.io/istio/pilot/cmd/pilot-discovery" },
   helm: { package: "helm.sh/helm/v3/cmd/helm@v3.22.0" },
   kustomize: { package: "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1" },
-  "kubectl-validate": { package: "sigs.k8s.io/kubectl-validate@v0.0.4" },
-  etcd: { module: "kube", package: "go.etcd.io/etcd/server/v3" },
-  "kube-apiserver": {
-    module: "kube",
-    package: "k8s.io/kubernetes/cmd/kube-apiserver",
-    ldflags: KUBE_VERSION,
-  },
-  kubectl: { module: "kube", package: "k8s.io/kubernetes/cmd/kubectl", ldflags: KUBE_VERSION },
 };
 
 /** Returns the path of the program, and builds it first where it is not there yet: some minutes for the large ones. */
@@ -67,7 +41,7 @@ export function goTool(name: GoTool): string {
   mkdirSync(dirname(target), { recursive: true });
   const work = mkdtempSync(join(dirname(target), "build-"));
   try {
-    const flags = ["-p", "2", "-trimpath", "-ldflags", `-s -w ${tool.ldflags ?? ""}`.trim()];
+    const flags = ["-p", "2", "-trimpath", "-ldflags", "-s -w"];
     const args =
       source === null
         ? ["install", ...flags, tool.package]
