@@ -103,6 +103,7 @@ describe("a running Envoy", () => {
   });
 
   const flags = (): MeshFlags => ({
+    watchMs: 2500,
     envoy: envoy.admin,
     envoyLog: join(dir, "envoy.log"),
     exporter: exporter.url,

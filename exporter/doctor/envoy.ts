@@ -34,6 +34,8 @@ export type EnvoyOptions = {
   readonly modules: Modules;
   /** Envoy's log, for the words in which the filter refused something. */
   readonly logFile?: string;
+  /** How long to wait for a receipt of what waits. */
+  readonly watchMs?: number;
 };
 
 const OLDEST_MINOR = 36;
@@ -72,7 +74,10 @@ export function envoyChecks(options: EnvoyOptions): Check[] {
       run: each((plugin) => judgeSettings(plugin, options.modules)),
     },
     { name: "the exporter's cluster", run: each((plugin) => cluster(admin, clusterOf(plugin))) },
-    { name: "batches are receipted", run: each((plugin) => receipts(admin, clusterOf(plugin))) },
+    {
+      name: "batches are receipted",
+      run: each((plugin) => receipts(admin, clusterOf(plugin), options.watchMs)),
+    },
     { name: "every request is an entry", run: () => recorded(admin) },
     { name: "Envoy's certificates", run: () => certificates(admin) },
     { name: "Envoy's clock", run: () => clock(admin) },

@@ -6,6 +6,8 @@ import type { Check } from "./check.ts";
 export type MeshFlags = {
   readonly envoy?: string;
   readonly envoyLog?: string;
+  /** How long to wait for a receipt, in milliseconds. */
+  readonly watchMs?: number;
   readonly exporter?: string;
   readonly ca?: string;
   readonly cert?: string;
@@ -57,12 +59,13 @@ export async function meshChecks(flags: MeshFlags): Promise<Check[]> {
   }
   if (envoy !== undefined) {
     const { envoyChecks } = await import("./envoy.ts");
-    const { envoyLog: logFile } = flags;
+    const { envoyLog: logFile, watchMs } = flags;
     checks.push(
       ...envoyChecks({
         admin: url("--envoy", envoy),
         modules,
         ...(logFile === undefined ? {} : { logFile }),
+        ...(watchMs === undefined ? {} : { watchMs }),
       }),
     );
   }

@@ -5,7 +5,7 @@ import type { Outcome } from "./check.ts";
 import { bad, good, unknown, warning } from "./rules.ts";
 
 /** So long a batch may take: a tick, its time limit and a pause after a failure. */
-const WATCH_MS = 12_000;
+export const WATCH_MS = 12_000;
 const PAUSE_MS = 250;
 
 type Stats = ReadonlyMap<string, number>;
@@ -16,10 +16,14 @@ const waiting = (stats: Stats): number =>
   own(stats, "entries") - receipted(stats) - own(stats, "lost_entries");
 
 /** Watches until something is receipted or nothing waits any more; then what is between first and last is judged. */
-export async function receipts(admin: Admin, cluster: string): Promise<Outcome> {
+export async function receipts(
+  admin: Admin,
+  cluster: string,
+  watchMs: number = WATCH_MS,
+): Promise<Outcome> {
   const first = await admin.statsNow();
   if (own(first, "entries") === 0) return unknown("no entry was made yet.");
-  const until = Date.now() + WATCH_MS;
+  const until = Date.now() + watchMs;
   let last = first;
   while (waiting(last) > 0 && receipted(last) === receipted(first) && Date.now() < until) {
     await sleep(PAUSE_MS);
@@ -82,5 +86,5 @@ function whyNot(cluster: string, first: Stats, last: Stats): string {
   if (rose("upstream_rq_total", "upstream_rq_completed")) {
     return `${entries}: what answers at "${cluster}" gives no receipts. Is it a Meshseal exporter?`;
   }
-  return `${entries}, and no batch was sent in ${WATCH_MS / 1000} s. Does the filter's "cluster" setting name a cluster that Envoy has, and is proxy_http_call allowed?`;
+  return `${entries}, and no batch was sent. Does the filter's "cluster" setting name a cluster that Envoy has, and is proxy_http_call allowed?`;
 }

@@ -184,7 +184,9 @@ async function remove(): Promise<void> {
 }
 
 async function diagnose(): Promise<Record<string, string>> {
-  const results = await runChecks(await meshChecks({ envoy: proxy.admin, exporter: exporter.url }));
+  const results = await runChecks(
+    await meshChecks({ envoy: proxy.admin, exporter: exporter.url, watchMs: 2500 }),
+  );
   return Object.fromEntries(
     results.map(({ name, status, message }) => [name, `${status}: ${message}`]),
   );
