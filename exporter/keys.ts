@@ -11,15 +11,15 @@ import {
   closeSync,
   existsSync,
   fsyncSync,
+  linkSync,
   openSync,
   readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
-  writeSync,
 } from "node:fs";
 import { hostname } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { MAX_KEYS } from "../record/fields.ts";
 import { MeshsealError } from "./errors.ts";
 import { COSIGNATURE, parseCosignerSkey } from "./log/cosignature.ts";
@@ -56,8 +56,8 @@ export function makeKey(prefix: string, name: string, type: number = ED25519): s
   }
   const seed = randomBytes(SEED_BYTES);
   const { vkey } = namedKey(name, type, seed);
-  writeFileSync(`${prefix}.key`, `${formatSkey(name, seed, type)}\n`, { mode: 0o600, flag: "wx" });
-  writeFileSync(`${prefix}.vkey`, `${vkey}\n`, { flag: "wx" });
+  writeNew(`${prefix}.key`, `${formatSkey(name, seed, type)}\n`, 0o600);
+  writeNew(`${prefix}.vkey`, `${vkey}\n`, 0o644);
   return vkey;
 }
 
@@ -95,6 +95,9 @@ export function loadKey(dir: string, origin: string | undefined): LogKey {
       `the log in ${dir} has the origin ${signer.name}, not ${origin}: leave --origin away or use another --data.`,
     );
   }
+  // A crash may have come between the two files of a new log.
+  const vkeyPath = join(dir, "log.vkey");
+  if (!existsSync(vkeyPath)) replaceFile(vkeyPath, `${signer.vkey}\n`, 0o644);
   const known = new Map<string, Verifier>();
   for (const vkey of [...signers.map(({ vkey }) => vkey), ...keyHistory(dir).flat()]) {
     const verifier = parseVkey(vkey);
@@ -199,16 +202,33 @@ function idOf(signer: Signer | undefined): string {
   return Buffer.from(signer?.keyId ?? []).toString("hex");
 }
 
-/** Writes a file so that it is the old one or the new one after a loss of power. */
+/** Writes a file so that it is the old one or the new one after a crash or a loss of power. */
 function replaceFile(path: string, text: string, mode: number): void {
-  const draft = `${path}.new`;
-  const file = openSync(draft, "w", mode);
+  renameSync(writeDraft(path, text, mode), path);
+  syncDir(dirname(path));
+}
+
+/** Writes a file that must not exist: whole, or not at all. */
+function writeNew(path: string, text: string, mode: number): void {
+  const draft = writeDraft(path, text, mode);
   try {
-    writeSync(file, text);
+    linkSync(draft, path);
+  } finally {
+    rmSync(draft);
+  }
+  syncDir(dirname(path));
+}
+
+function writeDraft(path: string, text: string, mode: number): string {
+  const draft = `${path}.new`;
+  rmSync(draft, { force: true });
+  const file = openSync(draft, "wx", mode);
+  try {
+    // Not writeSync, which may write a part.
+    writeFileSync(file, text);
     fsyncSync(file);
   } finally {
     closeSync(file);
   }
-  renameSync(draft, path);
-  syncDir(join(path, ".."));
+  return draft;
 }

@@ -1,5 +1,4 @@
 /** serve: wires intake, log and store together, and is the only file that knows the process it runs in. */
-import { mkdirSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
 import { Server as TlsServer } from "node:tls";
@@ -34,6 +33,7 @@ import { Wal } from "./log/wal.ts";
 import { createMetrics } from "./metrics.ts";
 import { type LogPlace, openPlace } from "./place.ts";
 import { Standing } from "./standing.ts";
+import { makeDir } from "./store/file.ts";
 import type { Store } from "./store/store.ts";
 import { keepLease } from "./take-over.ts";
 import { startThread } from "./thread.ts";
@@ -53,7 +53,7 @@ export async function serve(settings: Settings): Promise<number> {
     pino.destination({ dest: 2, sync: true }),
   );
   const data = resolve(settings.data);
-  mkdirSync(data, { recursive: true });
+  makeDir(data);
   // Where a data directory is shared, the lease in the bucket says whose turn it is.
   const unlock = settings.standby ? () => {} : takeLock(data);
   let thread: Worker | null = null;

@@ -13,12 +13,12 @@
  * send an entry that looks like a record.
  */
 import { randomBytes } from "node:crypto";
-import { type FileHandle, mkdir, open, readdir, readFile, rm, truncate } from "node:fs/promises";
+import { type FileHandle, open, readdir, readFile, rm, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
 import { MeshsealError } from "../errors.ts";
-import { syncDir } from "../store/file.ts";
+import { makeDir, syncDir } from "../store/file.ts";
 
 const SEED_BYTES = 4;
 const HEADER_BYTES = 8;
@@ -64,7 +64,7 @@ export class Wal {
 
   /** Finds the segments, and drops a last record that was cut short. To be called before anything else. */
   async open(): Promise<void> {
-    await mkdir(this.#dir, { recursive: true });
+    makeDir(this.#dir);
     const names = (await readdir(this.#dir)).filter((name) => /^\d{16}\.wal$/.test(name)).sort();
     for (const [at, name] of names.entries()) {
       const path = join(this.#dir, name);

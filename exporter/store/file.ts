@@ -25,7 +25,7 @@ import {
   unlinkSync,
   writeSync,
 } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { codeOf } from "../errors.ts";
 import { Conflict, type Store } from "./store.ts";
 
@@ -42,8 +42,8 @@ const SYNCS_AT_ONCE = 3;
 export function fileStore(dir: string, drafts: string): Store {
   // What a crash left there was never part of the log.
   rmSync(drafts, { recursive: true, force: true });
-  mkdirSync(dir, { recursive: true });
-  mkdirSync(drafts, { recursive: true });
+  makeDir(dir);
+  makeDir(drafts);
   const known = new Set<string>([dir]);
   /** Files that were written since the last of them began to be fsynced, and the directories that got names. */
   let open: number[] = [];
@@ -168,6 +168,17 @@ async function syncFiles(files: readonly number[]): Promise<void> {
     }
   };
   await Promise.all(Array.from({ length: SYNCS_AT_ONCE }, worker));
+}
+
+/** Makes a directory, and those above it that are missing; the names of all new ones survive a loss of power. */
+export function makeDir(path: string): void {
+  const first = mkdirSync(path, { recursive: true });
+  if (first === undefined) return;
+  const top = dirname(resolve(first));
+  for (let at = resolve(path); at !== top; ) {
+    at = dirname(at);
+    syncDir(at);
+  }
 }
 
 /** Makes the names in a directory survive a loss of power. */

@@ -38,7 +38,7 @@ export async function runExporter(
   const command = [process.execPath, MAIN, "serve", "--data", dir, "--listen", "127.0.0.1:0"];
   command.push("--checkpoint-ms", "10", "--origin", "crash.test/log");
   const [program = "", ...args] =
-    strace === null ? command : ["strace", "-f", "--seccomp-bpf", ...strace, ...command];
+    strace === null ? command : ["strace", "-f", ...strace, ...command];
   // One thread of libuv's: the calls of WAL writes have one order.
   const env = { ...process.env, UV_THREADPOOL_SIZE: "1" };
   const child = spawn(program, args, { stdio: ["ignore", "ignore", "pipe"], env });
