@@ -10,6 +10,8 @@ export type Settings = {
   readonly data: string;
   readonly listen: string;
   readonly origin?: string | undefined;
+  /** Verifier keys of the logs whose chains are taken up here: exporter/intake/origins.ts. */
+  readonly origins?: string | undefined;
   readonly checkpointMs: number;
   readonly allowAnonymous: boolean;
   /** Certificate, key and authorities of clients, PEM files: exporter/access/tls.ts. */
@@ -51,6 +53,7 @@ const Schema = z.strictObject({
   data: z.string().min(1).default("./meshseal-data"),
   listen: Address.default("127.0.0.1:7700"),
   origin: z.string().min(1).optional(),
+  origins: z.string().min(1).optional(),
   checkpointMs: z.coerce.number().int().min(10).max(60_000).default(1000),
   allowAnonymous: z.stringbool().or(z.boolean()).default(false),
   tlsCert: z.string().min(1).optional(),

@@ -6,12 +6,21 @@ import type { Worker } from "node:worker_threads";
 import type { FastifyInstance } from "fastify";
 import { type Logger, pino } from "pino";
 import { bytesOf, decodeEntry, Scanner } from "../record/codec.ts";
-import { CHAIN_BYTES, F_SENDER_CHAIN, F_SENDER_NAME, KIND_SENDER } from "../record/fields.ts";
+import {
+  CHAIN_BYTES,
+  F_SENDER_CHAIN,
+  F_SENDER_NAME,
+  F_TAKEN_UP,
+  KIND_PEERS,
+  KIND_SENDER,
+  KIND_VERIFY_RESULT,
+} from "../record/fields.ts";
 import { readBatchKeys } from "./access/mac.ts";
 import { readRules } from "./access/rules.ts";
 import { readTls, type TlsFiles, watchTls } from "./access/tls.ts";
 import { readAnchors } from "./anchor/config.ts";
 import { createAnchoring } from "./anchor/service.ts";
+import { startSelfAudit } from "./audit/self-audit.ts";
 import { needsIdentity, type Settings } from "./config.ts";
 import { provesImmutable } from "./doctor/bucket.ts";
 import { MeshsealError } from "./errors.ts";
@@ -20,6 +29,7 @@ import { Acks } from "./intake/acks.ts";
 import { Chains } from "./intake/chains.ts";
 import { createHttp } from "./intake/http.ts";
 import { Intake } from "./intake/intake.ts";
+import { readOrigins } from "./intake/origins.ts";
 import { OWN_HEARTBEAT_MS, OwnChain } from "./intake/own-chain.ts";
 import { openQuarantine } from "./intake/quarantine.ts";
 import { Refusals } from "./intake/refusals.ts";
@@ -30,7 +40,7 @@ import { RemotePublisher } from "./log/remote-publisher.ts";
 import { Sequencer } from "./log/sequencer.ts";
 import { TILE_WIDTH, tilePath } from "./log/tile.ts";
 import { Wal } from "./log/wal.ts";
-import { createMetrics } from "./metrics.ts";
+import { addScrubGauges, createMetrics } from "./metrics.ts";
 import { type LogPlace, openPlace } from "./place.ts";
 import { Standing } from "./standing.ts";
 import { makeDir } from "./store/file.ts";
@@ -130,6 +140,11 @@ async function run(
       return readDigest(store, log.checkpoint.size, index);
     },
     onBound: (chain, sender) => void own.sender(chain, sender).catch(() => undefined),
+    origins: settings.origins === undefined ? new Map() : readOrigins(settings.origins),
+    onTakenUp: (receipt) => {
+      const facts = [{ number: F_TAKEN_UP, value: Uint8Array.from(receipt) }];
+      void own.write(KIND_PEERS, facts).catch(() => undefined);
+    },
     quarantine: (cause, batch) => {
       refusals.keep(cause, batch);
       logger.error({ cause, file: quarantine(cause, batch) }, "batch refused for good");
@@ -155,6 +170,18 @@ async function run(
           registry: metrics.registry,
           logger,
         });
+  // A bucket's files are another's to keep; what stands in a directory is re-read.
+  const audit =
+    place.remote !== null
+      ? null
+      : await startSelfAudit({
+          dir: join(data, "log"),
+          verifiers,
+          checkpoint: () => log.checkpoint,
+          logger,
+          write: (facts) => own.write(KIND_VERIFY_RESULT, facts),
+        });
+  if (audit !== null) addScrubGauges(metrics.registry, audit.status);
   const readiness = (): Readiness => {
     const age = Date.now() - log.signedAt;
     const reasons: string[] = [];
@@ -164,6 +191,7 @@ async function run(
     if (isLate) reasons.push("checkpoints are late");
     const refused = refusing();
     if (refused !== null) reasons.push(refused);
+    reasons.push(...(audit?.reasons() ?? []));
     return {
       reasons,
       details: {
@@ -177,6 +205,7 @@ async function run(
         checkpointAgeMs: age,
         ...standing.details(),
         ...(anchoring === null ? {} : { anchors: anchoring.details() }),
+        ...audit?.details(),
       },
     };
   };
@@ -273,6 +302,7 @@ async function run(
   await http.close();
   await health?.close();
   await anchoring?.stop();
+  await audit?.stop();
   await refusals.write(own);
   await anchoring?.beat(own);
   await own.close();

@@ -1,5 +1,6 @@
 /** What the exporter counts, in Prometheus' form. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import type { ScrubStatus } from "./audit/scrub.ts";
 import type { Standing } from "./standing.ts";
 
 export type Metrics = {
@@ -18,6 +19,30 @@ export type Gauges = {
   /** Of a log in a bucket. */
   readonly standing: Pick<Standing, "isImmutable" | "isBridged" | "walSecondsLeft"> | null;
 };
+
+/** How the self-audit stands, as `meshseal_scrub_*`. */
+export function addScrubGauges(registry: Registry, read: () => ScrubStatus): void {
+  const gauges: [string, string, (status: ScrubStatus) => number][] = [
+    ["findings", "Files of the log that are missing or wrong.", ({ findings }) => findings.length],
+    ["passes", "Times that every byte of the log was re-read.", ({ passes }) => passes],
+    ["position", "Entries re-read in the pass under way.", ({ position }) => position],
+    [
+      "oldest_unverified_seconds",
+      "Age of the last reading of the byte that waits for the longest, at most.",
+      ({ oldestUnverifiedSeconds }) => oldestUnverifiedSeconds,
+    ],
+  ];
+  for (const [name, help, of] of gauges) {
+    new Gauge({
+      name: `meshseal_scrub_${name}`,
+      help,
+      registers: [registry],
+      collect() {
+        this.set(of(read()));
+      },
+    });
+  }
+}
 
 export function createMetrics(gauges: Gauges): Metrics {
   const registry = new Registry();

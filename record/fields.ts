@@ -178,6 +178,15 @@ export const F_ANCHOR_PROOF: u32 = 153;
 export const F_PEER_ORIGIN: u32 = 160;
 export const F_PEER_KEY: u32 = 161;
 export const F_PEER_CHECKPOINT: u32 = 162;
+// `verify_result`: what the log found when it re-read its own files.
+export const F_VERIFY_SIZE: u32 = 170;
+export const F_VERIFY_PASSES: u32 = 171;
+export const F_VERIFY_OLDEST: u32 = 172;
+export const F_VERIFY_FOUND: u32 = 173;
+export const F_VERIFY_FINDING: u32 = 174;
+
+// `peers`: a chain that another log began goes on here.
+export const F_TAKEN_UP: u32 = 175;
 
 // `key`: the log's keys have changed. The first is the one that receipts are signed with.
 export const F_KEY: u32 = 190;
@@ -292,6 +301,7 @@ export const MAX_REFUSED_DIGESTS: u32 = 32;
 export const MAX_ANCHORS: u32 = 32;
 export const MAX_PEERS: u32 = 16;
 export const MAX_PEER_CHECKPOINT: u32 = 2048;
+export const MAX_VERIFY_FINDINGS: u32 = 16;
 
 /** A varint of at most 2^53 - 1. */
 export const TYPE_UINT: u32 = 0;
@@ -335,6 +345,7 @@ const COUNTS: u32 = 0x280;
 const RECOVERED: u32 = 0x0800_0000;
 const ANCHORS: u32 = 0x0001_0000;
 const PEERS: u32 = 0x0002_0000;
+const VERIFY_RESULT: u32 = 0x0004_0000;
 const KEY: u32 = 0x0100_0000;
 const REFUSED: u32 = 0x0400_0000;
 const SENDER: u32 = 0x1000_0000;
@@ -501,6 +512,20 @@ export function fieldTable(): Field[] {
       MAX_PEERS,
       PEERS,
     ),
+    uint(F_VERIFY_SIZE, "verify_size", VERIFY_RESULT),
+    uint(F_VERIFY_PASSES, "verify_passes", VERIFY_RESULT),
+    uint(F_VERIFY_OLDEST, "verify_oldest", VERIFY_RESULT),
+    uint(F_VERIFY_FOUND, "verify_found", VERIFY_RESULT),
+    new Field(
+      F_VERIFY_FINDING,
+      "verify_finding",
+      TYPE_BYTES,
+      0,
+      MAX_NAME,
+      MAX_VERIFY_FINDINGS,
+      VERIFY_RESULT,
+    ),
+    bytes(F_TAKEN_UP, "taken_up", MAX_RECEIPT, PEERS),
     new Field(F_KEY, "key", TYPE_BYTES, 0, MAX_NAME, MAX_KEYS, KEY),
     bytes(F_KEY_STATEMENT, "key_statement", MAX_RECEIPT, KEY),
     fixed(F_SENDER_CHAIN, "sender_chain", CHAIN_BYTES, SENDER),

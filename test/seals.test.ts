@@ -144,7 +144,16 @@ describe("seals", () => {
     const { chain, seq, head } = seal;
     const check = (last: number, ends: string) => {
       const findings = new Findings();
-      const one = { chain, first: 0, last, head: ends, entries: last + 1, state: "open" } as const;
+      const one = {
+        chain,
+        first: 0,
+        last,
+        head: ends,
+        entries: last + 1,
+        prev: "",
+        from: "",
+        state: "open",
+      } as const;
       const keys = { proxies: PROXIES, macs: MACS };
       const whole = checkSeals([line], keys, last < 0 ? [] : [one], findings, []);
       return {

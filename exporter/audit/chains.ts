@@ -7,10 +7,12 @@ import {
   F_GAP_COUNT,
   F_KEY_STATEMENT,
   F_RECEIPT,
+  F_TAKEN_UP,
   KIND_CLOSE,
   KIND_GAP,
   KIND_HEARTBEAT,
   KIND_KEY,
+  KIND_PEERS,
   KIND_SIGNATURE,
   kindName,
 } from "../../record/fields.ts";
@@ -20,7 +22,7 @@ import { openReceipt, parseReceipt, type Receipt } from "../log/receipt.ts";
 import { LearnedKeys } from "./learned-keys.ts";
 import { type LogTrust, logKeysAt } from "./policy.ts";
 import type { ProxyWalk } from "./proxies.ts";
-import type { ChainReport, Findings } from "./report.ts";
+import type { ChainReport, Finding, Findings } from "./report.ts";
 import type { Span } from "./span.ts";
 
 type State = {
@@ -30,6 +32,8 @@ type State = {
   entries: number;
   isClosed: boolean;
   time: number;
+  prev: Uint8Array;
+  from: string;
 };
 
 /** A tree that a receipt inside the log speaks of. */
@@ -62,6 +66,9 @@ export class ChainWalk {
   readonly gaps: { count: number; entries: number } = { count: 0, entries: 0 };
   /** Trees to be recomputed, one a size. */
   readonly claims: Map<number, Claim> = new Map();
+  /** Parts of chains that other logs hold. They count, unless those logs are verified together with this one. */
+  readonly elsewhere: Finding[] = [];
+  readonly #takenUp = new Map<string, { readonly receipt: Receipt; readonly isSigned: boolean }>();
   clockSteps = 0;
   foreignReceipts = 0;
 
@@ -99,7 +106,7 @@ export class ChainWalk {
       if (state === undefined ? first !== 0 : first !== state.next || state.isClosed) return false;
       if (state !== undefined && !equalBytes(prev, state.head)) return false;
     }
-    for (const { chain, first, firstTime, next, head, isClosed, time } of span.stretches) {
+    for (const { chain, first, prev, firstTime, next, head, isClosed, time } of span.stretches) {
       const state = this.#states.get(chain);
       if (state !== undefined && firstTime < state.time) this.clockSteps++;
       const entries = (state?.entries ?? 0) + next - first;
@@ -110,6 +117,8 @@ export class ChainWalk {
         entries,
         isClosed,
         time,
+        prev: state?.prev ?? prev,
+        from: state?.from ?? "",
       });
     }
     for (const [kind, count] of span.kinds) this.#count(kind, count);
@@ -162,25 +171,32 @@ export class ChainWalk {
     }
     if (entry.kind === KIND_KEY) this.#learned.add(bytesOf(entry, F_KEY_STATEMENT) ?? bytes);
     if (entry.kind === KIND_HEARTBEAT) this.#readReceipt(entry, chain, index);
+    if (entry.kind === KIND_PEERS) this.#readTakenUp(entry);
   }
 
   chains(): ChainReport[] {
-    return [...this.#states].map(([chain, { first, next, head, entries, isClosed }]) => ({
-      chain,
-      first,
-      last: next - 1,
-      head: Buffer.from(head).toString("hex"),
-      entries,
-      state: isClosed ? "closed" : "open",
-    }));
+    return [...this.#states].map(
+      ([chain, { first, next, head, entries, isClosed, prev, from }]) => ({
+        chain,
+        first,
+        last: next - 1,
+        head: Buffer.from(head).toString("hex"),
+        entries,
+        prev: Buffer.from(prev).toString("hex"),
+        from,
+        state: isClosed ? "closed" : "open",
+      }),
+    );
   }
 
   #follow(entry: Entry, chain: string, digest: Uint8Array, index: number): void {
     const { seq } = entry;
     const state = this.#states.get(chain);
     const at = { severity: "tampered", index, chain, seq } as const;
+    let from = "";
     if (state === undefined) {
-      if (seq !== 0) {
+      from = seq === 0 ? "" : this.#goesOn(entry, chain, index);
+      if (seq !== 0 && from === "") {
         const message = `chain ${chain} begins with seq ${seq}: ${seq} entries before it are missing`;
         this.#findings.add({ ...at, cause: "missing", message });
       }
@@ -207,7 +223,37 @@ export class ChainWalk {
       entries: (state?.entries ?? 0) + 1,
       isClosed: isClosed || entry.kind === KIND_CLOSE,
       time: entry.time,
+      prev: state?.prev ?? Uint8Array.from(entry.prev),
+      from: state?.from ?? from,
     });
+  }
+
+  #readTakenUp(entry: Entry): void {
+    const bytes = bytesOf(entry, F_TAKEN_UP);
+    const note = bytes === undefined ? null : parseNote(bytes);
+    const receipt = note === null ? null : parseReceipt(note.text);
+    if (bytes === undefined || receipt === null || receipt.origin === this.#origin) return;
+    const keys = logKeysAt(this.#logs, receipt.origin, receipt.treeSize);
+    const isSigned = openReceipt(bytes, ...keys) !== null;
+    this.#takenUp.set(receipt.chain, { receipt, isSigned });
+  }
+
+  /** Returns the origin of the log that the chain was taken up from with this entry, by a receipt in this log; "" if there is none. */
+  #goesOn(entry: Entry, chain: string, index: number): string {
+    const found = this.#takenUp.get(chain);
+    if (found === undefined || found.receipt.nextSeq !== entry.seq) return "";
+    if (found.receipt.head !== Buffer.from(entry.prev).toString("hex")) return "";
+    const { origin } = found.receipt;
+    const signed = found.isSigned ? "" : ", whose key was not given";
+    this.elsewhere.push({
+      severity: found.isSigned ? "incomplete" : "cannot-say",
+      cause: "elsewhere",
+      index,
+      chain,
+      seq: entry.seq,
+      message: `seq 0 to ${entry.seq - 1} of chain ${chain} are in the log ${origin}${signed}: verify both together`,
+    });
+    return origin;
   }
 
   #readReceipt(entry: Entry, chain: string, index: number): void {

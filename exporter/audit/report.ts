@@ -22,6 +22,10 @@ export type ChainReport = {
   readonly entries: number;
   /** `sealed`: not closed in the log, but its proxy's own log says that this was its last entry. */
   readonly state: "open" | "closed" | "sealed";
+  /** The link of its first entry: zeros unless the chain began in another log. */
+  readonly prev: string;
+  /** Origin of the log that held it before seq `first`, "" if it began here. */
+  readonly from: string;
 };
 
 /** What one anchor proves, or why it proves nothing here. */

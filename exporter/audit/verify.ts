@@ -36,6 +36,8 @@ export type VerifyOptions = ({ readonly log: Verifier } | { readonly policy: Pol
   readonly seals?: { readonly lines: Iterable<string>; readonly macs: SealKeys["macs"] };
   /** Every chain must be closed or sealed. */
   readonly requireSeals?: boolean;
+  /** Other logs are verified with it (union.ts): chains may begin there. */
+  readonly isPart?: boolean;
   /** Gets the number of entries that were checked so far. */
   readonly onProgress?: (done: number, total: number) => void;
 };
@@ -97,6 +99,7 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     .map((one) =>
       one.state === "open" && whole.has(one.chain) ? ({ ...one, state: "sealed" } as const) : one,
     );
+  if (options.isPart !== true) for (const finding of walk.elsewhere) findings.add(finding);
   const open = chains.filter(({ state }) => state === "open");
   if (open.length > 0) {
     const text = `${open.length} of ${chains.length} chains are open: what came after their last entry is not in this log.`;

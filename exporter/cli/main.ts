@@ -12,6 +12,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   verify: async () => (await import("./verify.ts")).verifyCommand(),
   show: async () => (await import("./show.ts")).showCommand(),
   recover: async () => (await import("./recover.ts")).recoverCommand(),
+  chains: async () => (await import("./chains.ts")).chainsCommand(),
   doctor: async () => (await import("./doctor.ts")).doctorCommand(),
   rotate: async () => (await import("./rotate.ts")).rotateCommand(),
   keygen: async () => (await import("./keygen.ts")).keygenCommand(),

@@ -14,6 +14,7 @@ export function serveCommand(): Command {
       "--origin <name>",
       "name of the log, fixed at the first start (default <hostname>/meshseal)",
     )
+    .option("--origins <file>", "verifier keys of other logs whose chains are taken up here")
     .option(
       "--checkpoint-ms <n>",
       "sign a checkpoint this often when there is something new (default 1000)",

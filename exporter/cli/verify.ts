@@ -7,6 +7,7 @@ import { type Policy, policyOf, readPolicy } from "../audit/policy.ts";
 import { inDirectory, openProofs } from "../audit/proofs.ts";
 import { EXIT_CODES, type VerifyReport } from "../audit/report.ts";
 import { openSource } from "../audit/source.ts";
+import { verifyLogs } from "../audit/union.ts";
 import { Unreachable } from "../audit/unreachable.ts";
 import { type VerifyOptions, verifyLog } from "../audit/verify.ts";
 import { codeOf, MeshsealError } from "../errors.ts";
@@ -15,7 +16,7 @@ import type { S3Settings } from "../store/s3.ts";
 import { readLines } from "./recover.ts";
 
 type Flags = {
-  key?: string;
+  key?: string[];
   policy?: string;
   json?: boolean;
   requireSeals?: boolean;
@@ -40,13 +41,20 @@ Exit codes:
 Examples:
   meshseal verify ./meshseal-data --key @trusted.vkey
   meshseal verify ./meshseal-data --policy policy.json --last-seen seen.checkpoint --update-last-seen
+  meshseal verify ./log-a ./log-b --key @a.vkey --key @b.vkey
   meshseal verify http://127.0.0.1:7700/log --key 'shop/meshseal+1a2b3c4d+AQ...' --json`;
 
 export function verifyCommand(): Command {
   return new Command("verify")
     .description("Check a whole log: signature, tree, every entry, every link of every chain.")
-    .argument("<dir|url>", "data directory, log directory, or URL of the log (http, https, s3)")
-    .option("--key <vkey|@file>", "the log's verifier key, from a source that you trust")
+    .argument(
+      "<dir|url...>",
+      "data directory, log directory, or URL (http, https, s3); several logs are verified as one",
+    )
+    .option(
+      "--key <vkey|@file...>",
+      "the log's verifier key, from a source that you trust; one for each log",
+    )
     .option("--policy <file>", "whom you trust: log keys, witnesses, time stamp authorities, ...")
     .option("--last-seen <file>", "a checkpoint of this log from earlier: finds a roll-back")
     .option("--update-last-seen", "write the checkpoint there, unless the log was tampered with")
@@ -59,7 +67,7 @@ export function verifyCommand(): Command {
     .option("--s3-path-style", "the bucket's name goes into the path")
     .option("--json", "print the report as one JSON object")
     .addHelpText("after", HELP)
-    .action(async (where: string, flags: Flags) => {
+    .action(async (where: string[], flags: Flags) => {
       const bar =
         process.stderr.isTTY && !flags.json
           ? new SingleBar({
@@ -71,20 +79,31 @@ export function verifyCommand(): Command {
       try {
         const policy = readTrust(flags);
         const lastSeen = flags.lastSeen === undefined ? undefined : readSeen(flags);
-        const source = await openSource(where, s3Of(flags));
+        const [first = ""] = where;
+        // Proofs stand beside one log each: of several, each is verified with its own by itself.
         const proofs =
-          flags.anchors === undefined ? await openProofs(where) : inDirectory(flags.anchors);
-        const report = await verifyLog(source, {
+          where.length > 1
+            ? null
+            : flags.anchors === undefined
+              ? await openProofs(first)
+              : inDirectory(flags.anchors);
+        const options = {
           policy,
           ...(proofs === null ? {} : { proofs }),
           ...(lastSeen === undefined ? {} : { lastSeen }),
           ...(flags.seals === undefined ? {} : { seals: readSeals(flags.seals, flags.batchKeys) }),
           requireSeals: flags.requireSeals === true,
-          onProgress: (done, total) => {
+          onProgress: (done: number, total: number) => {
             if (bar?.isActive === false) bar.start(total, 0);
             bar?.update(done);
           },
-        });
+        };
+        if (where.length > 1) {
+          await verifyTogether(where, options, flags);
+          bar?.stop();
+          return;
+        }
+        const report = await verifyLog(await openSource(first, s3Of(flags)), options);
         bar?.stop();
         if (flags.updateLastSeen) keepSeen(report, flags.lastSeen);
         console.log(flags.json ? JSON.stringify(report, null, 2) : formatReport(report));
@@ -113,11 +132,37 @@ function readTrust({ key, policy: file }: Flags): Policy {
   if (key === undefined && file === undefined) {
     throw new MeshsealError("give --key or --policy: what a log says of itself proves nothing.");
   }
-  if (file === undefined) return policyOf(readKey(key ?? ""));
-  const policy = readPolicy(file);
-  return key === undefined
-    ? policy
-    : { ...policy, logs: [...policyOf(readKey(key)).logs, ...policy.logs] };
+  const given = (key ?? []).map((text) => policyOf(readKey(text)));
+  const policy = file === undefined ? given[0] : readPolicy(file);
+  if (policy === undefined) throw new MeshsealError("give --key or --policy.");
+  const logs = file === undefined ? [] : policy.logs;
+  return { ...policy, logs: [...given.flatMap((one) => one.logs), ...logs] };
+}
+
+/** Verifies several logs as one and prints what each and what all of them say. */
+async function verifyTogether(
+  where: readonly string[],
+  options: VerifyOptions,
+  flags: Flags,
+): Promise<void> {
+  if (flags.updateLastSeen) throw new MeshsealError("--update-last-seen is for one log.");
+  const sources = await Promise.all(where.map((one) => openSource(one, s3Of(flags))));
+  const report = await verifyLogs(sources, options);
+  process.exitCode = EXIT_CODES[report.verdict];
+  if (flags.json) {
+    console.log(JSON.stringify(report, null, 2));
+    return;
+  }
+  for (const log of report.logs) console.log(formatReport(log));
+  const lines = [`${report.verdict.toUpperCase()}  ${report.logs.length} logs together`];
+  for (const { chain, parts, state } of report.moved.slice(0, SHOWN)) {
+    const path = parts.map(({ origin, first, last }) => `${first} to ${last} in ${origin}`);
+    lines.push(`  chain       ${chain}  seq ${path.join(", ")}; ${state}`);
+  }
+  for (const { severity, message } of report.findings.slice(0, SHOWN))
+    lines.push(`  ${severity}: ${message}`);
+  for (const note of report.notes) lines.push(`  note: ${note}`);
+  console.log(lines.join("\n"));
 }
 
 /** Returns the last-seen checkpoint, or undefined where it is yet to be written. */

@@ -100,7 +100,7 @@ export class Chains {
     this.#changed.add(id);
   }
 
-  /** Returns the leaf index of `seq`, which the chain must hold. */
+  /** Returns the leaf index of `seq`, or -1 for one before the first that the log holds of the chain. */
   indexOf(id: string, seq: number): number {
     const { unsaved } = this.get(id) ?? { unsaved: [] };
     for (let at = unsaved.length - 2; at >= 0; at -= 2) {
@@ -112,7 +112,7 @@ export class Chains {
       const first = Number(key.readBigUInt64BE(1 + CHAIN_BYTES));
       return Number(value.readBigUInt64BE(0)) + seq - first;
     }
-    throw new Error(`seq ${seq} of chain ${id} is not in the index`);
+    return -1;
   }
 
   /** Writes what has changed since the last time, once the log has made it `durable`: then it covers `size` leaves. */

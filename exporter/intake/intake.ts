@@ -2,7 +2,7 @@
  * Takes batches in: checks every entry and every link, decides what is new, and answers with a receipt or a refusal
  * (FORMAT.md section 5). Knows no HTTP.
  */
-import { parseBatchHeader } from "../../record/batch.ts";
+import { type BatchHeader, parseBatchHeader } from "../../record/batch.ts";
 import { DIGEST_BYTES, SENDER_NONE } from "../../record/fields.ts";
 import {
   MAX_BATCH_BYTES,
@@ -17,9 +17,10 @@ import {
 import type { Sender } from "../access/identity.ts";
 import type { Checkpoint } from "../log/checkpoint.ts";
 import type { Signer, Verifier } from "../log/note.ts";
-import { openReceipt, signReceipt } from "../log/receipt.ts";
+import { openReceipt, type Receipt, signReceipt } from "../log/receipt.ts";
 import type { Chain, Chains } from "./chains.ts";
 import { type Checked, checkEntries } from "./check.ts";
+import { type Origins, openForeignReceipt } from "./origins.ts";
 
 /** What the intake needs of the log. */
 export type Log = {
@@ -56,6 +57,10 @@ export type IntakeOptions = {
   readonly digestAt: (index: number) => Promise<Uint8Array | null>;
   /** A chain's sender is known from now on: says so in the log. Called in the same turn as the chain's `append`. */
   readonly onBound: (chain: Uint8Array, sender: Sender) => void;
+  /** The other logs whose chains are taken up here. */
+  readonly origins: Origins;
+  /** A chain is taken up with this receipt of another log: says so in the log. Called before the chain's `append`, in the same turn. */
+  readonly onTakenUp: (receipt: Uint8Array) => void;
   /** Keeps the bytes of a refused batch as evidence. */
   readonly quarantine: (cause: string, batch: Buffer) => void;
 };
@@ -106,7 +111,8 @@ export class Intake {
     if (owner !== "" && owner !== sender.name && !isRecovery) {
       return refused(REFUSED_FORBIDDEN, `chain ${id} began with another sender`);
     }
-    const next = known?.nextSeq ?? 0;
+    const takenUp = known === undefined && header.firstSeq > 0 ? this.#takeUp(header, id) : null;
+    const next = known?.nextSeq ?? takenUp?.nextSeq ?? 0;
     if (header.receipt.length > 0) {
       const receipt = openReceipt(header.receipt, ...this.#options.verifiers);
       if (receipt !== null && receipt.chain === id && receipt.nextSeq > next) {
@@ -126,6 +132,10 @@ export class Intake {
         checked,
         skipped - 1,
       );
+      // Entries from before it was taken up are in another log: there is nothing here to compare them with.
+      if (isSame === null) {
+        return { ...refused(REFUSED_HOLE, `seq ${next} is needed next`), want: next };
+      }
       if (!isSame) {
         return refused(
           REFUSED_FORK,
@@ -139,11 +149,13 @@ export class Intake {
     if (added > 0) {
       const { prevAt } = checked;
       const prev = batch.subarray(prevAt, prevAt + DIGEST_BYTES);
-      if (known !== undefined && skipped === 0 && !known.head.equals(prev)) {
+      const before = known?.head ?? (takenUp === null ? null : Buffer.from(takenUp.head, "hex"));
+      if (before !== null && skipped === 0 && !before.equals(prev)) {
         return refused(REFUSED_FORK, `seq ${next} does not follow the head that is held`);
       }
       const from = skipped === 0 ? header.entriesAt : (checked.ends[skipped - 1] ?? 0);
       const leaves = checked.digests.subarray(skipped * DIGEST_BYTES);
+      if (takenUp !== null) this.#options.onTakenUp(header.receipt);
       const { firstIndex } = log.append(batch.subarray(from), leaves);
       const head = checked.digests.subarray(-DIGEST_BYTES);
       chains.extend(id, header.firstSeq + skipped, firstIndex, added, head);
@@ -172,9 +184,16 @@ export class Intake {
     return { receipt, added, skipped };
   }
 
+  /** Returns the receipt of another log with which a chain that is not held here goes on at the batch's first seq, or null. */
+  #takeUp({ receipt, firstSeq }: BatchHeader, id: string): Receipt | null {
+    if (receipt.length === 0) return null;
+    const foreign = openForeignReceipt(receipt, this.#options.origins);
+    return foreign?.chain === id && foreign.nextSeq === firstSeq ? foreign : null;
+  }
+
   /**
    * Tells if the chain holds the entry with `seq` as it is in the batch. Then it holds the ones before it in the
-   * batch too: each carries the digest of its predecessor.
+   * batch too: each carries the digest of its predecessor. Null if the chain is held from a later seq on only.
    */
   async #holds(
     id: string,
@@ -182,11 +201,13 @@ export class Intake {
     seq: number,
     checked: Checked,
     at: number,
-  ): Promise<boolean> {
+  ): Promise<boolean | null> {
     const digest = checked.digests.subarray(at * DIGEST_BYTES, (at + 1) * DIGEST_BYTES);
     if (seq === chain.nextSeq - 1) return chain.head.equals(digest);
     await this.#options.log.whenDurable();
-    const held = await this.#options.digestAt(this.#options.chains.indexOf(id, seq));
+    const index = this.#options.chains.indexOf(id, seq);
+    if (index < 0) return null;
+    const held = await this.#options.digestAt(index);
     return held !== null && digest.equals(held);
   }
 }

@@ -168,6 +168,20 @@ export async function installFaults(): Promise<void> {
     const call = async (): Promise<unknown> => under(found, "fsync", () => undefined);
     return call().then(() => answer(null), answer);
   };
+  for (const name of ["fsync", "fdatasync"]) {
+    const real = sync[name] as Call;
+    sync[name] = (file, done) => {
+      const found = planOf(file);
+      if (found === undefined) return real(file, done);
+      let error: unknown = null;
+      try {
+        under(found, name, () => undefined);
+      } catch (thrown) {
+        error = thrown;
+      }
+      return process.nextTick(done as (error: unknown) => void, error);
+    };
+  }
   const promises = fs.promises as unknown as Record<string, Call>;
   for (const name of PROMISES) {
     const real = promises[name] as Call;

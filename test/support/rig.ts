@@ -77,6 +77,8 @@ export async function openRig(
       return bytes?.subarray(at, at + HASH_BYTES) ?? null;
     },
     onBound: () => undefined,
+    origins: new Map(),
+    onTakenUp: () => undefined,
     quarantine: () => undefined,
   });
   return {

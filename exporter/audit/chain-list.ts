@@ -1,0 +1,189 @@
+/**
+ * What became of every chain in a log: `meshseal chains`. It believes the entries, so verify comes first. Kept evidence of forks and
+ * refused batches is named with the chain it is of. Pure.
+ */
+import { parseBatchHeader } from "../../record/batch.ts";
+import { bytesOf, decodeEntry, type Entry, uintOf } from "../../record/codec.ts";
+import {
+  ABANDONED_FORK,
+  ABANDONED_HOLE,
+  ABANDONED_MALFORMED,
+  ABANDONED_ROLLBACK,
+  ABANDONED_TOO_LARGE,
+  F_ABANDONED_CAUSE,
+  F_ABANDONED_CHAIN,
+  F_ABANDONED_COUNT,
+  F_GAP_COUNT,
+  F_HEARTBEAT_MS,
+  F_NODE_ID,
+  F_POD,
+  F_PRODUCER,
+  F_TAKEN_UP,
+  F_WORKLOAD,
+  KIND_CLOSE,
+  KIND_GAP,
+  KIND_OPEN,
+  KIND_PEERS,
+} from "../../record/fields.ts";
+import { parseNote } from "../log/note.ts";
+import { parseReceipt } from "../log/receipt.ts";
+
+/**
+ * - `closed`: it ended with a close. Nothing is missing after it.
+ * - `abandoned`: its maker gave it up after a refusal, and began `by`.
+ * - `silent`: no entry for twice its heartbeat bound before the log's newest: its maker died, or is cut off, or the end
+ *   was held back.
+ * - `open`: it spoke within its bound.
+ */
+export type ChainState = "open" | "silent" | "closed" | "abandoned";
+
+export type Evidence = {
+  readonly file: string;
+  /** fork, malformed, rollback. */
+  readonly cause: string;
+  readonly firstSeq: number;
+  readonly count: number;
+};
+
+export type ChainItem = {
+  readonly chain: string;
+  readonly state: ChainState;
+  readonly first: number;
+  readonly last: number;
+  /** Time of the last entry by the maker's clock, microseconds since 1970. */
+  readonly lastTime: number;
+  readonly heartbeatMs: number;
+  /** Workload, pod, node or program, whichever its open names first. */
+  readonly maker: string;
+  /** Requests that its gap entries count. */
+  readonly missing: number;
+  /** Origin of the log where it began, "" if here. */
+  readonly from: string;
+  readonly abandoned?: { readonly by: string; readonly cause: string; readonly lost: number };
+  readonly evidence: readonly Evidence[];
+};
+
+const CAUSES: Readonly<Record<number, string>> = {
+  [ABANDONED_MALFORMED]: "malformed",
+  [ABANDONED_FORK]: "fork",
+  [ABANDONED_HOLE]: "hole",
+  [ABANDONED_ROLLBACK]: "rollback",
+  [ABANDONED_TOO_LARGE]: "too large",
+};
+
+/** A missed heartbeat may be a slow network; two are silence. */
+const BOUNDS_OF_SILENCE = 2;
+
+type Seen = {
+  first: number;
+  last: number;
+  lastTime: number;
+  heartbeatMs: number;
+  maker: string;
+  missing: number;
+  isClosed: boolean;
+};
+
+export class ChainList {
+  readonly #seen = new Map<string, Seen>();
+  readonly #abandoned = new Map<string, { by: string; cause: string; lost: number }>();
+  readonly #from = new Map<string, string>();
+  readonly #evidence = new Map<string, Evidence[]>();
+  #newest = 0;
+
+  /** Takes the next entry of the log. */
+  visit(bytes: Uint8Array): void {
+    const entry = decodeEntry(bytes);
+    if (entry === null) return;
+    const chain = hex(entry.chain);
+    const before = this.#seen.get(chain);
+    const seen = before ?? {
+      first: entry.seq,
+      last: entry.seq,
+      lastTime: 0,
+      heartbeatMs: 0,
+      maker: "",
+      missing: 0,
+      isClosed: false,
+    };
+    seen.last = entry.seq;
+    seen.lastTime = entry.time;
+    seen.isClosed = entry.kind === KIND_CLOSE;
+    this.#newest = Math.max(this.#newest, entry.time);
+    if (before === undefined) this.#seen.set(chain, seen);
+    if (entry.kind === KIND_OPEN) this.#open(entry, chain, seen);
+    if (entry.kind === KIND_GAP) seen.missing += uintOf(entry, F_GAP_COUNT) ?? 0;
+    if (entry.kind === KIND_PEERS) {
+      const note = parseNote(bytesOf(entry, F_TAKEN_UP) ?? new Uint8Array());
+      const receipt = note === null ? null : parseReceipt(note.text);
+      if (receipt !== null) this.#from.set(receipt.chain, receipt.origin);
+    }
+  }
+
+  /** Takes a batch that was kept because it was refused for good: `name` is `<cause>-<digest>.batch`. */
+  keep(name: string, batch: Uint8Array): void {
+    const header = parseBatchHeader(batch);
+    if (header === null) return;
+    const chain = hex(header.chain);
+    const kept = this.#evidence.get(chain) ?? [];
+    const cause = name.split("-")[0] ?? "";
+    kept.push({ file: name, cause, firstSeq: header.firstSeq, count: header.count });
+    this.#evidence.set(chain, kept);
+  }
+
+  /** Returns every chain in the order of its first entry; those of which only evidence is held come last. */
+  list(): ChainItem[] {
+    const items = [...this.#seen].map(([chain, seen]) => this.#item(chain, seen));
+    for (const [chain, evidence] of this.#evidence) {
+      if (this.#seen.has(chain)) continue;
+      const none = { first: -1, last: -1, lastTime: 0, heartbeatMs: 0, maker: "", missing: 0 };
+      items.push({ chain, state: "silent", ...none, from: "", evidence });
+    }
+    return items;
+  }
+
+  #open(entry: Entry, chain: string, seen: Seen): void {
+    seen.heartbeatMs = uintOf(entry, F_HEARTBEAT_MS) ?? 0;
+    for (const field of [F_PRODUCER, F_NODE_ID, F_POD, F_WORKLOAD]) {
+      const name = bytesOf(entry, field);
+      if (name !== undefined && name.length > 0) seen.maker = printable(name);
+    }
+    const old = bytesOf(entry, F_ABANDONED_CHAIN);
+    if (old === undefined) return;
+    const cause = CAUSES[uintOf(entry, F_ABANDONED_CAUSE) ?? 0] ?? "unknown";
+    const lost = uintOf(entry, F_ABANDONED_COUNT) ?? 0;
+    this.#abandoned.set(hex(old), { by: chain, cause, lost });
+  }
+
+  #item(chain: string, { isClosed, ...seen }: Seen): ChainItem {
+    const abandoned = this.#abandoned.get(chain);
+    const bound = seen.heartbeatMs * 1000 * BOUNDS_OF_SILENCE;
+    const isSilent = bound > 0 && this.#newest - seen.lastTime > bound;
+    const state = isClosed
+      ? "closed"
+      : abandoned !== undefined
+        ? "abandoned"
+        : isSilent
+          ? "silent"
+          : "open";
+    return {
+      chain,
+      state,
+      ...seen,
+      from: seen.first > 0 ? (this.#from.get(chain) ?? "unknown") : "",
+      ...(abandoned === undefined ? {} : { abandoned }),
+      evidence: this.#evidence.get(chain) ?? [],
+    };
+  }
+}
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString("hex");
+}
+
+/** What comes from the network never reaches a terminal as it is. */
+function printable(bytes: Uint8Array): string {
+  return Buffer.from(bytes)
+    .toString("latin1")
+    .replaceAll(/[^\x20-\x7e]/g, "?");
+}

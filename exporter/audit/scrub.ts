@@ -1,0 +1,337 @@
+/**
+ * The continuous self-audit: re-reads all that the exporter holds on disk, against the checkpoint it has in memory. Read-only.
+ *
+ * Three loops, each bounded: the edge (checkpoint file, and the tiles on the path to its root) every 15 seconds; the
+ * existence, size and change time of every file, in a pass every 20 seconds; and the bytes of every file, again and
+ * again at RATE. A file that was touched since it was last looked at is read at once. What is found stays found until the
+ * file is right again. Links between entries are not followed here: an entry whose digest is in the tree is the one that
+ * was checked when it came. verify does both.
+ */
+import { lstat, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { codeOf } from "../errors.ts";
+import { type Checkpoint, openCheckpoint } from "../log/checkpoint.ts";
+import { HASH_BYTES, leafHash } from "../log/merkle.ts";
+import type { Verifier } from "../log/note.ts";
+import {
+  hashesAtLevel,
+  parseBundle,
+  TILE_WIDTH,
+  type Tile,
+  tilePath,
+  tileRoot,
+} from "../log/tile.ts";
+import { Fingerprints } from "./fingerprints.ts";
+import type { Source } from "./source.ts";
+import { Tiles } from "./tiles.ts";
+
+const EDGE_MS = 15_000;
+const STRUCTURE_MS = 20_000;
+/** Bytes read a second at most: about two percent of a core. */
+const RATE = 8 * 1024 * 1024;
+/** A publication is known to this process so soon after its files have changed, in milliseconds. */
+const SETTLE_MS = 2000;
+/** Files looked at in one turn. */
+const LOOKS = 32;
+
+export type ScrubFinding = {
+  readonly file: string;
+  readonly cause: string;
+  readonly since: number;
+};
+
+export type ScrubStatus = {
+  readonly findings: readonly ScrubFinding[];
+  /** Entries that the pass under way has re-read, and how many it covers. */
+  readonly position: number;
+  readonly size: number;
+  readonly passes: number;
+  /** Seconds since the byte that was not read for the longest time was read, or since the start: an upper bound. */
+  readonly oldestUnverifiedSeconds: number;
+};
+
+export type ScrubOptions = {
+  /** The log's directory and the same as a source. */
+  readonly dir: string;
+  readonly source: Source;
+  readonly verifiers: readonly Verifier[];
+  /** The newest published checkpoint as the process knows it. */
+  readonly checkpoint: () => Checkpoint;
+  readonly onFinding: (finding: ScrubFinding) => void;
+  /** A file that was wrong is right again. */
+  readonly onGone: (file: string) => void;
+};
+
+export class Scrub {
+  readonly #options: ScrubOptions;
+  readonly #stop = new AbortController();
+  readonly #findings = new Map<string, ScrubFinding>();
+  readonly #seen = new Fingerprints();
+  #running: Promise<unknown> = Promise.resolve();
+  #position = 0;
+  #size = 0;
+  #passes = 0;
+  /** When the pass under way began, and the one before it. */
+  #began = Date.now();
+  #before = Date.now();
+  #isAhead = false;
+
+  constructor(options: ScrubOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    this.#running = Promise.all([
+      this.#every(EDGE_MS, () => this.#checkEdge()),
+      this.#every(STRUCTURE_MS, () => this.#checkStructure()),
+      this.#every(0, () => this.#checkNext()),
+    ]);
+  }
+
+  async stop(): Promise<void> {
+    this.#stop.abort();
+    await this.#running;
+  }
+
+  status(): ScrubStatus {
+    return {
+      findings: [...this.#findings.values()],
+      position: this.#position,
+      size: this.#size,
+      passes: this.#passes,
+      oldestUnverifiedSeconds: (Date.now() - this.#before) / 1000,
+    };
+  }
+
+  async #every(ms: number, look: () => Promise<void>): Promise<void> {
+    const { signal } = this.#stop;
+    while (!signal.aborted) {
+      try {
+        await look();
+      } catch (error) {
+        if (!signal.aborted) this.#note("log", `cannot be read: ${codeOf(error) || error}`);
+      }
+      await this.#pause(ms);
+    }
+  }
+
+  async #pause(ms: number): Promise<void> {
+    await sleep(ms, undefined, { signal: this.#stop.signal, ref: false }).catch(() => undefined);
+  }
+
+  #note(file: string, cause: string): void {
+    if (this.#findings.has(file)) return;
+    const finding = { file, cause, since: Date.now() };
+    this.#findings.set(file, finding);
+    this.#options.onFinding(finding);
+  }
+
+  #clear(file: string): void {
+    if (this.#findings.delete(file)) this.#options.onGone(file);
+  }
+
+  /** Judges one file of a tree of `size`. A partial one may be superseded: it counts if the tree has not grown for a while. */
+  async #judge(tile: Tile, size: number, cause: string | null): Promise<void> {
+    const file = tilePath(tile);
+    if (cause === null) {
+      this.#clear(file);
+      return;
+    }
+    if (tile.width < TILE_WIDTH) {
+      await this.#pause(SETTLE_MS);
+      if (this.#stop.signal.aborted || this.#options.checkpoint().size !== size) return;
+    }
+    this.#note(file, cause);
+  }
+
+  async #checkEdge(): Promise<void> {
+    const { checkpoint, source, verifiers, dir } = this.#options;
+    const ours = checkpoint();
+    if (ours.size === 0) return;
+    const bytes = await readFile(join(dir, "checkpoint")).catch(() => null);
+    const found = bytes === null ? null : openCheckpoint(bytes, ...verifiers);
+    // The other thread may have published one that this one does not know yet; it does the next time.
+    const isAhead = found !== null && found.size > checkpoint().size;
+    if (found === null) this.#note("checkpoint", "is missing or not signed by this log's key");
+    else if (found.size < ours.size) this.#note("checkpoint", `was put back to size ${found.size}`);
+    else if (found.size === ours.size && !Buffer.from(found.root).equals(ours.root)) {
+      this.#note("checkpoint", "signs another root than this process did");
+    } else if (isAhead && this.#isAhead) this.#note("checkpoint", "is newer than this process");
+    else this.#clear("checkpoint");
+    this.#isAhead = isAhead;
+
+    await this.#checkRoot(new Tiles(source, ours.size), ours);
+  }
+
+  /** The tiles on the right edge against the root. */
+  async #checkRoot(tiles: Tiles, { size, root }: Checkpoint): Promise<void> {
+    await this.#checkBundle(tiles, Math.floor((size - 1) / TILE_WIDTH));
+    const found = await tiles.root(size);
+    const isRight = found !== null && Buffer.from(found).equals(root);
+    let wrong = -1;
+    for (let level = 0; hashesAtLevel(size, level) > 0; level++) {
+      const index = Math.floor((hashesAtLevel(size, level) - 1) / TILE_WIDTH);
+      const hashes = await tiles.hashes(level, index);
+      const tile = tiles.tileAt(level, index);
+      if (hashes === null) {
+        await this.#judge(tile, size, "is missing or of a wrong length");
+        wrong = level;
+      } else if (isRight) await this.#judge(tile, size, null);
+      else if (level > 0 && !(await fitsBelow(tiles, level, index, hashes))) {
+        await this.#judge(tile, size, "is not what the tiles below it give");
+        wrong = level;
+      }
+    }
+    if (isRight || wrong >= 0) return;
+    const cause = "does not give the root that was signed";
+    await this.#judge(tiles.tileAt(0, Math.floor((size - 1) / TILE_WIDTH)), size, cause);
+  }
+
+  /** Looks at every file, and reads those that were touched since the last time. */
+  async #checkStructure(): Promise<void> {
+    const { size } = this.#options.checkpoint();
+    const tiles = new Tiles(this.#options.source, size);
+    for (const level of ["entries", 0, 1, 2, 3, 4, 5, 6] as const) {
+      const count = level === "entries" ? size : hashesAtLevel(size, level);
+      // Full ones only: a partial one is at the edge.
+      for (let first = 0; first < Math.floor(count / TILE_WIDTH); first += LOOKS) {
+        if (this.#stop.signal.aborted) return;
+        const last = Math.min(first + LOOKS, Math.floor(count / TILE_WIDTH));
+        const looks = Array.from({ length: last - first }, (_, i) =>
+          this.#look(tiles, { level, index: first + i, width: TILE_WIDTH }),
+        );
+        await Promise.all(looks);
+      }
+    }
+  }
+
+  async #look(tiles: Tiles, tile: Tile): Promise<void> {
+    const file = tilePath(tile);
+    const found = await lstat(join(this.#options.dir, file), { bigint: true }).catch(() => null);
+    if (found === null || !found.isFile()) {
+      this.#note(file, "is missing");
+      return;
+    }
+    if (tile.level !== "entries" && found.size !== BigInt(TILE_WIDTH * HASH_BYTES)) {
+      this.#note(file, "is of a wrong length");
+      return;
+    }
+    const isTouched = this.#seen.note(tile.level, tile.index, found);
+    if (!isTouched && !this.#findings.has(file)) return;
+    if (tile.level === "entries") await this.#checkBundle(tiles, tile.index);
+    else await this.#checkTile(tiles, tile.level, tile.index);
+  }
+
+  /** Reads the next bundle, its tile, and the tiles above that end there. */
+  async #checkNext(): Promise<void> {
+    if (this.#position >= this.#size) {
+      if (this.#size > 0) this.#passes++;
+      this.#before = this.#began;
+      this.#began = Date.now();
+      this.#position = 0;
+      this.#size = this.#options.checkpoint().size;
+      // A small log is not read over and over.
+      await this.#pause(1000);
+      return;
+    }
+    const tiles = new Tiles(this.#options.source, this.#size);
+    let index = Math.floor(this.#position / TILE_WIDTH);
+    let bytes = await this.#checkBundle(tiles, index);
+    for (let level = 0; ; level++) {
+      bytes += await this.#checkTile(tiles, level, index);
+      if ((index + 1) % TILE_WIDTH !== 0 || hashesAtLevel(this.#size, level + 1) === 0) break;
+      index = Math.floor(index / TILE_WIDTH);
+    }
+    this.#position = Math.min(this.#position + TILE_WIDTH, this.#size);
+    await this.#pause((bytes / RATE) * 1000);
+  }
+
+  /** Compares a bundle's entries with their leaf hashes. Resolves to the bytes read. */
+  async #checkBundle(tiles: Tiles, index: number): Promise<number> {
+    const tile = tiles.tileAt("entries", index);
+    const [bundle, hashes] = await Promise.all([tiles.bundle(index), tiles.hashes(0, index)]);
+    if (bundle === null) {
+      await this.#judge(tile, tiles.size, "is missing");
+      return 0;
+    }
+    if (hashes === null) return bundle.length;
+    const entries = parseBundle(bundle, tile.width);
+    let cause: string | null = entries === null ? "is cut off or has bytes too many" : null;
+    for (const [i, entry] of (entries ?? []).entries()) {
+      const at = i * HASH_BYTES;
+      if (
+        cause === null &&
+        hashes.compare(leafHash(entry), 0, HASH_BYTES, at, at + HASH_BYTES) !== 0
+      )
+        cause = `entry ${index * TILE_WIDTH + i} is not the one in the tree`;
+    }
+    // Where the tile is the one that does not fit the tree, the bundle is not to blame.
+    if (cause === null || (await this.#isInTree(tiles, index, hashes))) {
+      await this.#judge(tile, tiles.size, cause);
+    }
+    return bundle.length;
+  }
+
+  async #isInTree(tiles: Tiles, index: number, hashes: Buffer): Promise<boolean> {
+    if (hashes.length < TILE_WIDTH * HASH_BYTES) {
+      const { size, root } = this.#options.checkpoint();
+      const found = size === tiles.size ? await tiles.root(size) : null;
+      return found === null || Buffer.from(found).equals(root);
+    }
+    const above = await tiles.hashes(1, Math.floor(index / TILE_WIDTH));
+    const at = (index % TILE_WIDTH) * HASH_BYTES;
+    return above?.compare(tileRoot(hashes), 0, HASH_BYTES, at, at + HASH_BYTES) === 0;
+  }
+
+  /** Compares a tile with its hash in the one above it; the topmost one with the root. Resolves to the bytes read. */
+  async #checkTile(tiles: Tiles, level: number, index: number): Promise<number> {
+    const tile = tiles.tileAt(level, index);
+    const hashes = await tiles.hashes(level, index);
+    if (hashes === null) {
+      await this.#judge(tile, tiles.size, "is missing or of a wrong length");
+      return 0;
+    }
+    // A partial tile is held against the root, at the edge.
+    if (tile.width < TILE_WIDTH) return hashes.length;
+    const above = await tiles.hashes(level + 1, Math.floor(index / TILE_WIDTH));
+    const at = (index % TILE_WIDTH) * HASH_BYTES;
+    if (above === null) return hashes.length;
+    if (above.compare(tileRoot(hashes), 0, HASH_BYTES, at, at + HASH_BYTES) === 0) {
+      await this.#judge(tile, tiles.size, null);
+    } else if (level > 0 || !(await fitsBundle(tiles, index, hashes))) {
+      await this.#judge(tile, tiles.size, "does not give its hash in the tile above");
+    } else {
+      const higher = tiles.tileAt(1, Math.floor(index / TILE_WIDTH));
+      await this.#judge(higher, tiles.size, "is not what the tiles below it give");
+    }
+    return hashes.length;
+  }
+}
+
+/** Tells if the hashes of a tile follow from the full tiles below it that are there. */
+async function fitsBelow(
+  tiles: Tiles,
+  level: number,
+  index: number,
+  hashes: Buffer,
+): Promise<boolean> {
+  for (let i = 0; i * HASH_BYTES < hashes.length; i++) {
+    const below = await tiles.hashes(level - 1, index * TILE_WIDTH + i);
+    const at = i * HASH_BYTES;
+    if (below !== null && hashes.compare(tileRoot(below), 0, HASH_BYTES, at, at + HASH_BYTES) !== 0)
+      return false;
+  }
+  return true;
+}
+
+/** Tells if a tile of level 0 holds the leaf hashes of its bundle. */
+async function fitsBundle(tiles: Tiles, index: number, hashes: Buffer): Promise<boolean> {
+  const bundle = await tiles.bundle(index);
+  const entries = bundle === null ? null : parseBundle(bundle, tiles.tileAt(0, index).width);
+  if (entries === null) return false;
+  return entries.every((entry, i) => {
+    const at = i * HASH_BYTES;
+    return hashes.compare(leafHash(entry), 0, HASH_BYTES, at, at + HASH_BYTES) === 0;
+  });
+}
