@@ -1,6 +1,7 @@
 /** serve: wires intake, log and store together, and is the only file that knows the process it runs in. */
 import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
 import { Server as TlsServer } from "node:tls";
 import type { Worker } from "node:worker_threads";
 import type { FastifyInstance } from "fastify";
@@ -26,7 +27,7 @@ import { provesImmutable } from "./doctor/bucket.ts";
 import { MeshsealError } from "./errors.ts";
 import { createHealth, type Readiness } from "./health.ts";
 import { Acks } from "./intake/acks.ts";
-import { Chains } from "./intake/chains.ts";
+import { type Chains, openChains } from "./intake/chains.ts";
 import { createHttp } from "./intake/http.ts";
 import { Intake } from "./intake/intake.ts";
 import { readOrigins } from "./intake/origins.ts";
@@ -49,6 +50,10 @@ import { keepLease } from "./take-over.ts";
 import { startThread } from "./thread.ts";
 
 export const VERSION = "0.1.0";
+
+/** Tries to read a leaf's tile between two publications, and the time between them in milliseconds. */
+const DIGEST_TRIES = 20;
+const DIGEST_RETRY_MS = 50;
 
 /** A checkpoint that is this late makes the exporter not ready, in milliseconds. */
 const LATE_MS = 10_000;
@@ -100,8 +105,8 @@ async function run(
   };
   const store = { get: place.read };
   const publisher = new RemotePublisher(thread, onFatal);
-  const chains = new Chains(join(data, "index"));
   const wal = new Wal(join(data, "wal"));
+  const { chains, started: isStarted } = await openChains(join(data, "index"));
   const log: Sequencer = new Sequencer({
     wal,
     publisher,
@@ -137,7 +142,7 @@ async function run(
     verifiers,
     digestAt: async (index) => {
       if (index >= log.checkpoint.size) await log.publish();
-      return readDigest(store, log.checkpoint.size, index);
+      return readDigest(store, () => log.checkpoint.size, index);
     },
     onBound: (chain, sender) => void own.sender(chain, sender).catch(() => undefined),
     origins: settings.origins === undefined ? new Map() : readOrigins(settings.origins),
@@ -254,6 +259,7 @@ async function run(
   const healthAddress = health === null ? undefined : addressOf(health);
   const listening = { address, healthAddress, data, origin: signer.name, vkey: signer.vkey };
   logger.info(listening, "listening");
+  isStarted();
   if (notImmutable !== null && notImmutable.length > 0) {
     logger.error({ because: notImmutable }, "this log is not immutable: run meshseal doctor");
   }
@@ -341,17 +347,24 @@ function tlsFiles({ tlsCert, tlsKey, tlsClientCa }: Settings): TlsFiles | undefi
   return { cert: tlsCert, key: tlsKey, clientCa: tlsClientCa };
 }
 
+/** The tile may be superseded while it is read: then a wider one is there. */
 async function readDigest(
   store: Pick<Store, "get">,
-  size: number,
+  size: () => number,
   index: number,
 ): Promise<Uint8Array | null> {
-  if (index >= size) return null;
   const tile = Math.floor(index / TILE_WIDTH);
-  const width = Math.min(TILE_WIDTH, size - tile * TILE_WIDTH);
-  const bytes = await store.get(tilePath({ level: 0, index: tile, width }));
   const at = (index % TILE_WIDTH) * HASH_BYTES;
-  return bytes === null ? null : bytes.subarray(at, at + HASH_BYTES);
+  let widths = [Math.min(TILE_WIDTH, size() - tile * TILE_WIDTH), TILE_WIDTH];
+  for (let tries = 0; tries < DIGEST_TRIES; tries++) {
+    for (const width of widths) {
+      const bytes = await store.get(tilePath({ level: 0, index: tile, width }));
+      if (bytes !== null && at < bytes.length) return bytes.subarray(at, at + HASH_BYTES);
+    }
+    await delay(DIGEST_RETRY_MS);
+    widths = [Math.min(TILE_WIDTH, size() - tile * TILE_WIDTH), TILE_WIDTH];
+  }
+  return null;
 }
 
 /** Waits, but no longer than until a second signal. */

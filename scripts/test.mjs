@@ -30,11 +30,15 @@ const OTHERS = {
   },
   crash: {
     needs:
-      "strace, and leave to trace processes (apt-get install strace; in a container --cap-add SYS_PTRACE)",
+      "strace, and to be root: it traces processes and mounts a tmpfs (in a container --cap-add SYS_PTRACE,SYS_ADMIN)",
     shows:
       "the exporter survives a failure or a kill at every system call (MESHSEAL_STRIDE=1 for all of them)",
     isReady: () =>
-      spawnSync("strace", ["-o", "/dev/null", "true"], { stdio: "ignore" }).status === 0,
+      spawnSync(
+        "strace",
+        ["-o", "/dev/null", "unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/tmp"],
+        { stdio: "ignore" },
+      ).status === 0,
   },
 };
 

@@ -5,7 +5,14 @@
  *
  * A chain's place in the log is kept as runs of neighbours, one a batch at most, so that the digest of any seq can be found
  * again exactly: a replay is told from a fork at any depth.
+ *
+ * A wrong index would let a chain begin twice. So each value carries a check sum over itself and its key, and at the start all
+ * rows are checked and the chains counted. What is damaged is made anew; where opening it ends the process (LMDB maps the file, and
+ * a torn tree can be a SIGBUS), the next start does.
  */
+import { existsSync, rmSync, writeFileSync } from "node:fs";
+import { constants } from "node:os";
+import { crc32 } from "node:zlib";
 import { open, type RootDatabase } from "lmdb";
 import { CHAIN_BYTES, DIGEST_BYTES } from "../../record/fields.ts";
 
@@ -31,6 +38,31 @@ const KEY_RUN = 0x72;
 const META = Buffer.from("m");
 const NUMBER_BYTES = 8;
 const CHAIN_VALUE_BYTES = DIGEST_BYTES + 3 * NUMBER_BYTES;
+const SUM_BYTES = 4;
+
+/** The index is not as it was written. */
+export class IndexDamaged extends Error {
+  override name = "IndexDamaged";
+}
+
+/**
+ * Opens the index in `dir`. One that is damaged, or that the last start did not survive, is removed and begins empty. `started` is to
+ * be called when the start is over.
+ */
+export async function openChains(
+  dir: string,
+): Promise<{ readonly chains: Chains; readonly started: () => void }> {
+  const marker = `${dir}.opening`;
+  if (existsSync(marker)) rmSync(dir, { recursive: true, force: true });
+  writeFileSync(marker, "");
+  let chains = new Chains(dir);
+  if (!chains.check()) {
+    await chains.close();
+    rmSync(dir, { recursive: true, force: true });
+    chains = new Chains(dir);
+  }
+  return { chains, started: () => rmSync(marker, { force: true }) };
+}
 
 /** The chains of one log, by id in hex. */
 export class Chains {
@@ -43,10 +75,27 @@ export class Chains {
   /** Opens the index in `dir`, which is made if it is not there. */
   constructor(dir: string) {
     this.#db = open<Buffer, Buffer>({ path: dir, keyEncoding: "binary", encoding: "binary" });
-    const meta = this.#db.get(META);
-    if (meta?.length !== 2 * NUMBER_BYTES) return;
-    this.#size = Number(meta.readBigUInt64BE(0));
-    this.#count = Number(meta.readBigUInt64BE(NUMBER_BYTES));
+  }
+
+  /** Reads what the index says of itself and checks every row, which touches every page. Returns false where one is damaged. */
+  check(): boolean {
+    try {
+      const sealed = this.#db.get(META);
+      let count = 0;
+      for (const { key, value } of this.#db.getRange({})) {
+        const row = unseal(key, value);
+        if (key[0] === KEY_CHAIN && parseChain(row) === undefined) return false;
+        if (key[0] === KEY_CHAIN) count++;
+      }
+      if (sealed === undefined) return count === 0;
+      const meta = unseal(META, sealed);
+      if (meta.length !== 2 * NUMBER_BYTES) return false;
+      this.#size = Number(meta.readBigUInt64BE(0));
+      this.#count = Number(meta.readBigUInt64BE(NUMBER_BYTES));
+      return count === this.#count;
+    } catch {
+      return false;
+    }
   }
 
   /** Leaves of the log that are in the index. */
@@ -61,7 +110,9 @@ export class Chains {
   get(id: string): Chain | undefined {
     const held = this.#chains.get(id);
     if (held !== undefined) return held;
-    const chain = parseChain(this.#db.get(chainKey(id)));
+    const key = chainKey(id);
+    const sealed = this.#db.get(key);
+    const chain = sealed === undefined ? undefined : parseChain(unseal(key, sealed));
     if (chain !== undefined) this.#keep(id, chain);
     return chain;
   }
@@ -110,7 +161,7 @@ export class Chains {
     const from = { start: runKey(id, seq), end: runKey(id, 0), reverse: true, limit: 1 };
     for (const { key, value } of this.#db.getRange({ ...from, inclusiveEnd: true })) {
       const first = Number(key.readBigUInt64BE(1 + CHAIN_BYTES));
-      return Number(value.readBigUInt64BE(0)) + seq - first;
+      return Number(unseal(key, value).readBigUInt64BE(0)) + seq - first;
     }
     return -1;
   }
@@ -130,11 +181,17 @@ export class Chains {
     const meta = formatNumbers(size, this.#count);
     this.#changed = new Set();
     await durable;
-    this.#db.transactionSync(() => {
-      for (const [key, value] of rows) this.#db.putSync(key, value);
-      this.#db.putSync(META, meta);
-    });
-    await this.#db.flushed;
+    try {
+      this.#db.transactionSync(() => {
+        for (const [key, value] of rows) this.#db.putSync(key, seal(key, value));
+        this.#db.putSync(META, seal(META, meta));
+      });
+      await this.#db.flushed;
+    } catch (error) {
+      // Nothing of it was written. It all comes again with the next save.
+      for (const [id] of saved as [string, number][]) this.#changed.add(id);
+      throw isNoRoom(error) ? Object.assign(new Error("the index"), { code: "ENOSPC" }) : error;
+    }
     this.#size = size;
     for (const [id, length] of saved as [string, number][]) {
       this.#chains.get(id)?.unsaved.splice(0, length);
@@ -158,6 +215,28 @@ export class Chains {
       if (unsaved.length === 0 && !this.#changed.has(id)) this.#chains.delete(id);
     }
   }
+}
+
+/** LMDB has its own errors, with errno as their code. */
+function isNoRoom(error: unknown): boolean {
+  const { code, message } = error as { code?: unknown; message?: unknown };
+  return code === constants.errno.ENOSPC || String(message).includes("No space left");
+}
+
+/** A value with the check sum of its key and itself behind it. */
+function seal(key: Buffer, value: Buffer): Buffer {
+  const sum = Buffer.alloc(SUM_BYTES);
+  sum.writeUInt32BE(crc32(value, crc32(key)));
+  return Buffer.concat([value, sum]);
+}
+
+/** Returns the value in `sealed`. Throws IndexDamaged where the sum is another. */
+function unseal(key: Buffer, sealed: Buffer): Buffer {
+  const value = sealed.subarray(0, -SUM_BYTES);
+  if (sealed.length < SUM_BYTES || sealed.readUInt32BE(value.length) !== crc32(value, crc32(key))) {
+    throw new IndexDamaged("the index of chains is damaged: stop, remove index/, and start again");
+  }
+  return value;
 }
 
 function chainKey(id: string): Buffer {

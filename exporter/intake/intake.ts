@@ -208,7 +208,9 @@ export class Intake {
     const index = this.#options.chains.indexOf(id, seq);
     if (index < 0) return null;
     const held = await this.#options.digestAt(index);
-    return held !== null && digest.equals(held);
+    // Not a fork: nothing was compared. The sender tries again.
+    if (held === null) throw new Error(`leaf ${index} of the log cannot be read: run verify`);
+    return digest.equals(held);
   }
 }
 

@@ -266,12 +266,16 @@ export class Sequencer {
   }
 
   async #prune(): Promise<void> {
+    let isIndex = false;
     try {
       const synced = await this.#options.publisher.sync();
+      isIndex = true;
       await this.#options.beforePrune();
+      isIndex = false;
       await this.#options.wal.prune(synced);
     } catch (error) {
-      this.#die(error);
+      // The index may wait for room: the WAL keeps what it lacks. An fsync of tiles is never tried again.
+      if (codeOf(error) !== "ENOSPC" || !isIndex) this.#die(error);
     } finally {
       this.#pruning = null;
     }

@@ -2,7 +2,7 @@
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ANONYMOUS } from "../../exporter/access/identity.ts";
-import { Chains } from "../../exporter/intake/chains.ts";
+import { openChains } from "../../exporter/intake/chains.ts";
 import { Intake } from "../../exporter/intake/intake.ts";
 import { loadKey } from "../../exporter/keys.ts";
 import { HASH_BYTES } from "../../exporter/log/merkle.ts";
@@ -42,7 +42,8 @@ export async function openRig(
     onDiskFull: () => undefined,
   });
   // LMDB's own calls are not node:fs: its directory is not below the planned one.
-  const chains = new Chains(`${dir}.index`);
+  const { chains, started } = await openChains(`${dir}.index`);
+  started();
   const wal = new Wal(join(dir, "wal"), segmentBytes);
   const log: Sequencer = new Sequencer({
     wal,
