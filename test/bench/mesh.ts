@@ -65,8 +65,7 @@ export async function startMesh(modules: { filter: string; accessLog: string }):
   try {
     const noop = join(dir, "noop.wasm");
     const asc = ["node_modules/assemblyscript/bin/asc.js", "test/bench/noop.as.ts", "-o", noop];
-    const flags = ["-O3", "--runtime", "stub", "--noAssert", "--exportStart", "_initialize"];
-    execFileSync(process.execPath, [...asc, ...flags, "--use", "abort=test/bench/noop.as/abort"]);
+    execFileSync(process.execPath, [...asc, "--target", "release"]);
     const loader = ["--import", import.meta.resolve("tsx")];
     const sink = start(process.execPath, [...loader, join(import.meta.dirname, "sink.ts")]);
     const sinkPort = await new Promise<number>((resolve) =>

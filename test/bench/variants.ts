@@ -23,28 +23,61 @@ export type Variant = (typeof VARIANTS)[number];
 
 type Json = { readonly [key: string]: unknown };
 
-/** The same facts that our entries hold, as Envoy's command operators. */
+/** The same facts that our entries hold by default, group by group, as Envoy's command operators. */
 const OPERATORS = {
   time: "%START_TIME%",
+  status: "%RESPONSE_CODE%",
   method: "%REQ(:METHOD)%",
   path: "%REQ(:PATH)%",
   authority: "%REQ(:AUTHORITY)%",
-  request_id: "%REQ(X-REQUEST-ID)%",
-  user_agent: "%REQ(USER-AGENT)%",
-  status: "%RESPONSE_CODE%",
-  code_details: "%RESPONSE_CODE_DETAILS%",
-  flags: "%RESPONSE_FLAGS%",
+  duration: "%DURATION%",
   bytes_in: "%BYTES_RECEIVED%",
   bytes_out: "%BYTES_SENT%",
-  duration: "%DURATION%",
+  flags: "%RESPONSE_FLAGS%",
+  code_details: "%RESPONSE_CODE_DETAILS%",
   protocol: "%PROTOCOL%",
+  request_id: "%REQ(X-REQUEST-ID)%",
+  user_agent: "%REQ(USER-AGENT)%",
   source_address: "%DOWNSTREAM_REMOTE_ADDRESS%",
   destination_address: "%DOWNSTREAM_LOCAL_ADDRESS%",
-  peer_principal: "%DOWNSTREAM_PEER_URI_SAN%",
   route: "%ROUTE_NAME%",
+  original_path: "%REQ(X-ENVOY-ORIGINAL-PATH)%",
+  original_authority: "%REQ(X-ENVOY-ORIGINAL-HOST)%",
+  content_type: "%REQ(CONTENT-TYPE)%",
+  filter_chain: "%FILTER_CHAIN_NAME%",
+  peer_principal: "%DOWNSTREAM_PEER_URI_SAN%",
+  peer_certificate: "%DOWNSTREAM_PEER_FINGERPRINT_256%",
+  peer_subject: "%DOWNSTREAM_PEER_SUBJECT%",
+  peer_dns: "%DOWNSTREAM_PEER_DNS_SAN%",
+  local_principal: "%DOWNSTREAM_LOCAL_URI_SAN%",
+  user_issuer: "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:payload:iss)%",
+  user_subject: "%DYNAMIC_METADATA(envoy.filters.http.jwt_authn:payload:sub)%",
+  claimed_principal: "%REQ(X-FORWARDED-CLIENT-CERT)%",
+  auth_scheme: "%REQ(AUTHORIZATION):6%",
+  rbac: "%DYNAMIC_METADATA(envoy.filters.http.rbac)%",
+  ext_authz: "%DYNAMIC_METADATA(envoy.filters.http.ext_authz)%",
+  audit: "%DYNAMIC_METADATA(envoy.common:access_log_hint)%",
+  tls_version: "%DOWNSTREAM_TLS_VERSION%",
+  server_name: "%REQUESTED_SERVER_NAME%",
   upstream_cluster: "%UPSTREAM_CLUSTER%",
   upstream_address: "%UPSTREAM_HOST%",
+  attempts: "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+  upstream_principal: "%UPSTREAM_PEER_URI_SAN%",
+  upstream_tls_version: "%UPSTREAM_TLS_VERSION%",
+  upstream_failure: "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+  traceparent: "%REQ(TRACEPARENT)%",
+  b3: "%REQ(B3)%",
+  grpc_status: "%GRPC_STATUS%",
 };
+
+/** The headers among them that the gRPC logger does not send by itself. */
+const HEADERS = [
+  "content-type",
+  "x-envoy-original-host",
+  "x-forwarded-client-cert",
+  "traceparent",
+  "b3",
+];
 
 const TYPE = "type.googleapis.com/envoy.extensions";
 
@@ -87,8 +120,9 @@ function accessLog(variant: Variant, files: Modules): Json[] {
   }
   if (variant === "grpc") {
     const common_config = { log_name: "bench", transport_api_version: "V3", grpc_service };
+    const config = { common_config, additional_request_headers_to_log: HEADERS };
     const type = "access_loggers.grpc.v3.HttpGrpcAccessLogConfig";
-    return [{ name: "grpc", typed_config: typed(type, { common_config }) }];
+    return [{ name: "grpc", typed_config: typed(type, config) }];
   }
   if (variant === "otel") {
     const values = Object.entries(OPERATORS).map(([key, text]) => ({
