@@ -27,53 +27,61 @@ export const UPSTREAM_PRINCIPAL = 14;
 export const UPSTREAM_CERTIFICATE = 15;
 const COUNT = 16;
 
-/** An attribute: how it is named by parts, how it stands in the list, and for which groups it is read. */
+/** An attribute as a single read names it, and for which groups it is read. */
 class Attribute {
   path: Text;
-  item: string;
   groups: u32;
-  constructor(path: string, item: string, groups: u32) {
-    this.path = new Text(path);
-    this.item = item;
+  constructor(name: string, groups: u32) {
+    this.path = new Text(name.replace(".", "\0"));
     this.groups = groups;
   }
 }
 
-function plain(path: string, name: string, groups: u32): Attribute {
-  return new Attribute(path, name, groups);
-}
-
-function optional(path: string, name: string, groups: u32): Attribute {
-  return new Attribute(path, "has(" + name + ") ? " + name + " : ''", groups);
-}
-
-const ATTRIBUTES: StaticArray<Attribute> = [
-  plain("request\0duration", "request.duration", GROUP_CORE),
-  plain("request\0total_size", "request.total_size", GROUP_CORE),
-  plain("response\0total_size", "response.total_size", GROUP_CORE),
-  plain("response\0flags", "response.flags", GROUP_CORE),
-  plain("connection\0id", "connection.id", GROUP_CORE),
+// In the order of the numbers above.
+const CORE: StaticArray<string> = [
+  "request.duration",
+  "request.total_size",
+  "response.total_size",
+  "response.flags",
+  "connection.id",
   // Not a fact of the connection: the connection manager may take it from x-forwarded-for, request by request.
-  plain("source\0address", "source.address", GROUP_CORE),
-  plain("request\0protocol", "request.protocol", GROUP_CORE),
-  plain("response\0code", "response.code", GROUP_CORE),
-  plain("response\0code_details", "response.code_details", GROUP_CORE),
-  plain("xds\0route_name", "xds.route_name", GROUP_CORE),
-  plain("upstream\0request_attempt_count", "upstream.request_attempt_count", GROUP_CORE),
-  optional("xds\0cluster_name", "xds.cluster_name", GROUP_UPSTREAM),
-  optional("upstream\0address", "upstream.address", GROUP_UPSTREAM),
-  optional("upstream\0tls_version", "upstream.tls_version", GROUP_UPSTREAM),
-  optional(
-    "upstream\0uri_san_peer_certificate",
-    "upstream.uri_san_peer_certificate",
-    GROUP_UPSTREAM,
-  ),
-  optional(
-    "upstream\0sha256_peer_certificate_digest",
-    "upstream.sha256_peer_certificate_digest",
-    GROUP_UPSTREAM,
-  ),
+  "source.address",
+  "request.protocol",
+  "response.code",
+  "response.code_details",
+  "xds.route_name",
+  "upstream.request_attempt_count",
 ];
+const OF_UPSTREAM: StaticArray<string> = [
+  "xds.cluster_name",
+  "upstream.address",
+  "upstream.tls_version",
+  "upstream.uri_san_peer_certificate",
+  "upstream.sha256_peer_certificate_digest",
+];
+
+/**
+ * Lists in a list: a request that went to no upstream, or to one without TLS, costs one has() in place of three (350 ns each).
+ * Without an upstream's address there is one item, the cluster.
+ */
+const UPSTREAM_ITEM =
+  "has(upstream.address) ? [xds.cluster_name, upstream.address, " +
+  "has(upstream.tls_version) ? [upstream.tls_version, " +
+  optional("upstream.uri_san_peer_certificate") +
+  ", " +
+  optional("upstream.sha256_peer_certificate_digest") +
+  "] : []] : [" +
+  optional("xds.cluster_name") +
+  "]";
+
+function optional(name: string): string {
+  return "has(" + name + ") ? " + name + " : ''";
+}
+
+const ATTRIBUTES: Attribute[] = [];
+for (let i = 0; i < CORE.length; i++) ATTRIBUTES.push(new Attribute(CORE[i], GROUP_CORE));
+for (let i = 0; i < OF_UPSTREAM.length; i++)
+  ATTRIBUTES.push(new Attribute(OF_UPSTREAM[i], GROUP_UPSTREAM));
 
 const METADATA_GROUPS: u32 = GROUP_IDENTITY | GROUP_POLICY;
 const EXPR_CREATE = new Text("expr_create");
@@ -82,6 +90,8 @@ const TOKEN: usize = memory.data(4, 4);
 let hasList: bool = false;
 let wanted: u32 = 0;
 const LIST = new Pairs();
+const UPSTREAM_LIST = new Pairs();
+const TLS_LIST = new Pairs();
 
 /** Where each attribute's value lies and how long it is; ABSENT bytes if it is not there. */
 const AT: StaticArray<usize> = new StaticArray<usize>(COUNT);
@@ -92,13 +102,9 @@ const ABSENT: u32 = u32.MAX_VALUE;
 export function prepare(groups: u32): void {
   wanted = groups;
   hasList = false;
-  let list = "";
-  for (let i = 0; i < COUNT; i++) {
-    unchecked((BYTES[i] = ABSENT));
-    const attribute = unchecked(ATTRIBUTES[i]);
-    if ((attribute.groups & groups) === 0) continue;
-    list += (list === "" ? "[" : ", ") + attribute.item;
-  }
+  for (let i = 0; i < COUNT; i++) unchecked((BYTES[i] = ABSENT));
+  let list = "[" + CORE.join(", ");
+  if ((groups & GROUP_UPSTREAM) !== 0) list += ", " + UPSTREAM_ITEM;
   list += (groups & METADATA_GROUPS) !== 0 ? ", metadata.filter_metadata]" : "]";
   const text = new Text(list);
   if (!host.foreign(EXPR_CREATE.at, EXPR_CREATE.bytes, text.at, text.bytes) || host.size !== 4)
@@ -123,16 +129,35 @@ export function read(): void {
 
 function readList(): bool {
   if (!LIST.begin(host.data, host.size)) return false;
-  for (let i = 0; i < COUNT; i++) {
-    if ((unchecked(ATTRIBUTES[i]).groups & wanted) === 0) continue;
-    if (!LIST.next()) return false;
-    unchecked((AT[i] = LIST.key));
-    unchecked((BYTES[i] = LIST.keyBytes as u32));
-  }
+  for (let i = 0; i <= ATTEMPTS; i++) if (!take(LIST, i)) return false;
+  if ((wanted & GROUP_UPSTREAM) !== 0 && !readUpstream()) return false;
   if ((wanted & METADATA_GROUPS) === 0) return true;
   if (!LIST.next()) return false;
   metadata.read(LIST.key, LIST.keyBytes);
   return true;
+}
+
+function readUpstream(): bool {
+  for (let i = UPSTREAM; i < COUNT; i++) unchecked((BYTES[i] = ABSENT));
+  if (!LIST.next() || !UPSTREAM_LIST.begin(LIST.key, LIST.keyBytes)) return false;
+  if (!take(UPSTREAM_LIST, CLUSTER)) return false;
+  if (!UPSTREAM_LIST.next()) return true;
+  keep(UPSTREAM_LIST, UPSTREAM);
+  if (!UPSTREAM_LIST.next() || !TLS_LIST.begin(UPSTREAM_LIST.key, UPSTREAM_LIST.keyBytes))
+    return false;
+  for (let i = UPSTREAM_TLS; i < COUNT && TLS_LIST.next(); i++) keep(TLS_LIST, i);
+  return true;
+}
+
+function take(list: Pairs, which: i32): bool {
+  if (!list.next()) return false;
+  keep(list, which);
+  return true;
+}
+
+function keep(list: Pairs, which: i32): void {
+  unchecked((AT[which] = list.key));
+  unchecked((BYTES[which] = list.keyBytes as u32));
 }
 
 /** Reads one more attribute; false if it is absent. It is then in host.data. */

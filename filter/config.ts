@@ -98,12 +98,21 @@ export class Config {
   hashKey: Key | null = null;
   /** SHA-256 of the texts with the rules in force, in hex. */
   policyDigests: string[] = [];
+  /** At a listener: only what never became HTTP is written. */
+  atListener: bool = false;
+  /** Streams that get an entry when they begin: 0 none, 1 long ones, 2 all. */
+  requestStart: u32 = 0;
+  /** Bodies that are hashed: 0 none, 1 those of routes that say so, 2 all but those of routes that say not to. */
+  bodyDigests: u32 = 0;
+  /** Name of the response header with the stream's id, or "". */
+  idHeader: string = "";
 }
 
 const KNOWN: string =
   "cluster, authority, tickMs, batchBytes, bufferBytes, timeoutMs, heartbeatMs, delivery, moduleDigest, " +
   "enforceMs, spill, batchKey, batchKeyEnv, signKeyEnv, signKeyId, groups, auditGroups, requestHeaders, " +
-  "responseHeaders, queryKeys, paths, otherPaths, jwtKey, jwtSubject, hashKey, hashKeyEnv, policyDigests";
+  "responseHeaders, queryKeys, paths, otherPaths, jwtKey, jwtSubject, hashKey, hashKeyEnv, policyDigests, " +
+  "place, requestStart, bodyDigests, idHeader";
 
 /** What is wrong with the last configuration that was parsed, or "". */
 export let problem: string = "";
@@ -184,6 +193,21 @@ function setFacts(config: Config, key: string): void {
       json.fail(key + ": has more than " + MAX_POLICIES.toString() + " items");
     }
     for (let i = 0; i < config.policyDigests.length; i++) digest(key, config.policyDigests[i]);
+  } else setStreams(config, key);
+}
+
+function setStreams(config: Config, key: string): void {
+  if (key === "place") config.atListener = oneOf(key, "http", "listener") === "listener";
+  else if (key === "requestStart") {
+    const word = oneOf(key, "none", "long", "all");
+    config.requestStart = word === "all" ? 2 : word === "long" ? 1 : 0;
+  } else if (key === "bodyDigests") {
+    const word = oneOf(key, "none", "routes", "all");
+    config.bodyDigests = word === "all" ? 2 : word === "routes" ? 1 : 0;
+  } else if (key === "idHeader") {
+    config.idHeader = named(key);
+    if (!isHeaderName(config.idHeader) || config.idHeader.startsWith(":"))
+      json.fail(key + ": " + config.idHeader + ": a name has 1 to 64 characters, in lower case");
   } else json.fail(key + ": unknown key; known are " + KNOWN);
 }
 

@@ -1,6 +1,6 @@
 /**
- * The filter that can refuse: where delivery is `enforced`, a request that could not be recorded gets a 503 before it reaches
- * the service. Its own build, since a callback more costs every request.
+ * The filter with all callbacks: where delivery is `enforced`, a request that could not be recorded gets a 503 before it reaches
+ * the service; and what watch.ts does while a stream runs. Its own build, since a callback more costs every request.
  */
 import { proxy_send_local_response } from "@solo-io/proxy-runtime/assembly/imports";
 import { DELIVERY_ENFORCED } from "../record/fields";
@@ -11,6 +11,7 @@ import * as host from "./host";
 import { Text } from "./host";
 import * as outbox from "./outbox";
 import { enforces } from "./plugin";
+import * as watch from "./watch";
 
 export * from "./plugin";
 
@@ -28,8 +29,9 @@ const NO_HEADERS: usize = memory.data(4, 4);
 
 enforces();
 
-export function proxy_on_request_headers(_context: u32, _headers: u32, _isEnd: u32): u32 {
+export function proxy_on_request_headers(context: u32, _headers: u32, isEnd: u32): u32 {
   host.begin();
+  watch.requestHeaders(context, isEnd !== 0);
   if (delivery.ofRoute() !== DELIVERY_ENFORCED) return CONTINUE;
   const now = chain.time();
   let why: Text | null = null;
@@ -50,4 +52,30 @@ export function proxy_on_request_headers(_context: u32, _headers: u32, _isEnd: u
   // A host that cannot answer gets the request stopped all the same: it must not pass unrecorded.
   if (status === host.OK) chain.refused();
   return STOP;
+}
+
+export function proxy_on_request_body(context: u32, bytes: u32, isEnd: u32): u32 {
+  watch.body(context, true, bytes, isEnd !== 0);
+  return CONTINUE;
+}
+
+export function proxy_on_request_trailers(context: u32, _trailers: u32): u32 {
+  watch.trailers(context, true);
+  return CONTINUE;
+}
+
+export function proxy_on_response_headers(context: u32, _headers: u32, isEnd: u32): u32 {
+  host.begin();
+  watch.responseHeaders(context, isEnd !== 0);
+  return CONTINUE;
+}
+
+export function proxy_on_response_body(context: u32, bytes: u32, isEnd: u32): u32 {
+  watch.body(context, false, bytes, isEnd !== 0);
+  return CONTINUE;
+}
+
+export function proxy_on_response_trailers(context: u32, _trailers: u32): u32 {
+  watch.trailers(context, false);
+  return CONTINUE;
 }

@@ -75,6 +75,7 @@ import * as metadata from "./metadata";
 import * as metrics from "./metrics";
 import * as path from "./path";
 import * as policy from "./policy";
+import * as streams from "./streams";
 import * as trace from "./trace";
 
 const VIA_UPSTREAM = new Text("via_upstream");
@@ -112,8 +113,8 @@ export function prepare(config: Config): void {
   path.prepare(config.paths, config.hidesIds);
 }
 
-/** Writes the entry of the request whose stream is current, or counts it as missing. Returns the time. */
-export function record(): u64 {
+/** Writes the entry of the request whose stream is current, at its end or, as a `request_start`, when it begins, or counts it as missing. Returns the time. */
+export function record(kind: u32 = KIND_REQUEST): u64 {
   const now = chain.time();
   attributes.read();
   REQUEST.read();
@@ -122,19 +123,19 @@ export function record(): u64 {
   connections.select(attributes.number(attributes.CONNECTION));
   hash.begin();
   beginFacts();
-  putFactsOf(wanted);
-  if (!chain.beginRequest(KIND_REQUEST, holdFacts(), now)) {
+  putFactsOf(wanted, kind === KIND_REQUEST);
+  if (!chain.beginRequest(kind, holdFacts(), now)) {
     chain.miss(now);
     return now;
   }
   putFacts();
   chain.finish();
-  metrics.requests.add(1);
+  if (kind === KIND_REQUEST) metrics.requests.add(1);
   return now;
 }
 
 /** Fields 8 to 91. */
-function putFactsOf(wanted: u32): void {
+function putFactsOf(wanted: u32, isOver: bool): void {
   const isUpstream = (wanted & GROUP_UPSTREAM) !== 0;
   putNumber(F_STATUS, attributes.STATUS);
   REQUEST.put(F_METHOD, headers.METHOD, MAX_METHOD);
@@ -159,7 +160,7 @@ function putFactsOf(wanted: u32): void {
     putText(F_UPSTREAM_CLUSTER, attributes.CLUSTER, MAX_NAME);
     putText(F_UPSTREAM_ADDRESS, attributes.UPSTREAM, MAX_ADDRESS);
   }
-  putCore(pathBytes);
+  putCore(pathBytes, isOver);
   if ((wanted & GROUP_IDENTITY) !== 0) {
     connections.putCertificates();
     identity.put(REQUEST);
@@ -168,6 +169,8 @@ function putFactsOf(wanted: u32): void {
     policy.put(attributes.at(attributes.DETAILS), attributes.bytes(attributes.DETAILS));
   if ((wanted & GROUP_TLS) !== 0) connections.putTls();
   if (isUpstream) putUpstream();
+  streams.put();
+  if (isUpstream) putFailure();
   if ((wanted & GROUP_TRACE) !== 0) trace.put(REQUEST);
   if ((wanted & GROUP_GRPC) !== 0) putGrpc();
   if ((wanted & GROUP_HEADERS) !== 0) {
@@ -187,7 +190,7 @@ function putPath(): u32 {
 }
 
 /** Fields 27 to 36. */
-function putCore(pathBytes: u32): void {
+function putCore(pathBytes: u32, isOver: bool): void {
   // An address out of a header has port 0, which no connection has.
   const source = attributes.at(attributes.SOURCE);
   const sourceBytes = attributes.bytes(attributes.SOURCE);
@@ -203,7 +206,7 @@ function putCore(pathBytes: u32): void {
     path.putQueryKeys(REQUEST.at(which) + before, bytes - before);
   }
   if (REQUEST.has(headers.CONTENT_TYPE)) putContentType();
-  putUint(F_ANSWERED_BY, answeredBy());
+  if (isOver) putUint(F_ANSWERED_BY, answeredBy());
   connections.putListener();
 }
 
@@ -256,7 +259,7 @@ function answeredBy(): u32 {
   return ANSWERED_BY_PROXY;
 }
 
-/** Fields 56 to 59, and 80. */
+/** Fields 56 to 59. */
 function putUpstream(): void {
   const attempts = attributes.number(attributes.ATTEMPTS);
   if (attempts > 0) putUint(F_ATTEMPTS, attempts);
@@ -265,6 +268,11 @@ function putUpstream(): void {
   if (connections.digestOf(digest, attributes.bytes(attributes.UPSTREAM_CERTIFICATE), DIGEST))
     putBytes(F_UPSTREAM_CERTIFICATE, DIGEST, 32, 32);
   putText(F_UPSTREAM_TLS_VERSION, attributes.UPSTREAM_TLS, MAX_TLS_VERSION);
+}
+
+/** Field 80. */
+function putFailure(): void {
+  const attempts = attributes.number(attributes.ATTEMPTS);
   const isFailed = attempts > 0 && attributes.number(attributes.FLAGS) !== 0;
   if (isFailed && attributes.more(FAILURE) && host.size > 0)
     putBytes(F_UPSTREAM_FAILURE, host.data, host.size as u32, MAX_NAME);

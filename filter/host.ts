@@ -10,6 +10,7 @@ import {
   proxy_get_header_map_pairs,
   proxy_get_property,
   proxy_log,
+  proxy_replace_header_map_value,
 } from "@solo-io/proxy-runtime/assembly/imports";
 import { random_get } from "./wasi";
 
@@ -20,6 +21,8 @@ export const ERROR: u32 = 4;
 export const REQUEST_HEADERS: i32 = 0;
 export const RESPONSE_HEADERS: i32 = 2;
 export const CALL_RESPONSE_HEADERS: i32 = 6;
+export const REQUEST_BODY: i32 = 0;
+export const RESPONSE_BODY: i32 = 1;
 const PLUGIN_CONFIGURATION: i32 = 7;
 
 // All that one callback can be given by the host; header blocks are at most some 100 KB in Envoy's defaults.
@@ -68,6 +71,23 @@ export function foreign(name: usize, nameBytes: usize, argument: usize, bytes: u
   store<u32>(DATA, 0);
   store<u32>(SIZE, 0);
   return take(proxy_call_foreign_function(name, nameBytes, argument, bytes, DATA, SIZE));
+}
+
+/** Reads a part of what passes of a body. */
+export function body(which: i32, start: u32, bytes: u32): bool {
+  return take(proxy_get_buffer_bytes(which, start, bytes, DATA, SIZE));
+}
+
+/** Sets a header of the response that is on its way to the client. */
+export function setResponseHeader(name: Text, value: usize, bytes: usize): bool {
+  const status = proxy_replace_header_map_value(
+    RESPONSE_HEADERS,
+    name.at,
+    name.bytes,
+    value,
+    bytes,
+  );
+  return status === OK;
 }
 
 /** Reads the plugin's configuration. */

@@ -6,6 +6,7 @@ import { proxy_set_tick_period_milliseconds } from "@solo-io/proxy-runtime/assem
 import * as buffer from "./buffer";
 import * as chain from "./chain";
 import { Config, parseConfig, problem } from "./config";
+import * as connection from "./connection";
 import * as delivery from "./delivery";
 import * as facts from "./facts";
 import * as host from "./host";
@@ -15,6 +16,8 @@ import * as register from "./register";
 import * as seal from "./seal";
 import { sha256 } from "./sha256";
 import * as signer from "./signer";
+import * as streams from "./streams";
+import * as watch from "./watch";
 
 /** The root contexts of this VM that live, oldest first. The newest one sends. */
 const MAX_ROOTS: i32 = 64;
@@ -49,6 +52,11 @@ export function proxy_on_configure(context: u32, bytes: u32): u32 {
   if (config.delivery === "enforced" && !canEnforce) {
     return refuse('configuration refused: delivery: "enforced" needs the module enforce.wasm');
   }
+  if (!canEnforce && watch.isWanted(config)) {
+    return refuse(
+      "configuration refused: requestStart, bodyDigests and idHeader need the module enforce.wasm",
+    );
+  }
   sha256(host.data, bytes, chain.CONFIG_DIGEST);
   metrics.define();
   buffer.resize(config.bufferBytes);
@@ -64,6 +72,7 @@ export function proxy_on_configure(context: u32, bytes: u32): u32 {
   chain.configure(config);
   outbox.configure(config);
   facts.prepare(config);
+  watch.prepare(config);
   if (proxy_set_tick_period_milliseconds(config.tickMs) !== host.OK) {
     return refuse("the host gives no ticks: allow proxy_set_tick_period_milliseconds");
   }
@@ -91,9 +100,16 @@ function forget(context: u32): bool {
   return false;
 }
 
-export function proxy_on_log(_context: u32): void {
+export function proxy_on_log(context: u32): void {
   host.begin();
+  if (settings.atListener && !connection.isRequest()) {
+    const now = connection.record();
+    if (now !== 0) outbox.poke(now);
+    return;
+  }
+  streams.select(context);
   outbox.poke(facts.record());
+  streams.close();
 }
 
 export function proxy_on_tick(context: u32): void {

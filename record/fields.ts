@@ -15,6 +15,7 @@ export const FORMAT_VERSION: u32 = 1;
 export const CHAIN_BYTES: u32 = 16;
 export const DIGEST_BYTES: u32 = 32;
 export const SALT_BYTES: u32 = 16;
+export const STREAM_ID_BYTES: u32 = 16;
 /** An entry at most: the length in a C2SP entry bundle is a uint16. */
 export const MAX_ENTRY_BYTES: u32 = 65_535;
 
@@ -106,6 +107,12 @@ export const F_ATTEMPTS: u32 = 56;
 export const F_UPSTREAM_PRINCIPAL: u32 = 57;
 export const F_UPSTREAM_CERTIFICATE: u32 = 58;
 export const F_UPSTREAM_TLS_VERSION: u32 = 59;
+// What the build with all callbacks adds, and the listener's access logger.
+export const F_STREAM_ID: u32 = 60;
+export const F_REQUEST_DIGEST: u32 = 61;
+export const F_RESPONSE_DIGEST: u32 = 62;
+export const F_TRANSPORT_FAILURE: u32 = 63;
+export const F_TERMINATION: u32 = 64;
 export const F_UPSTREAM_FAILURE: u32 = 80;
 export const F_TRACE_ID: u32 = 81;
 export const F_SPAN_ID: u32 = 82;
@@ -432,6 +439,11 @@ export function fieldTable(): Field[] {
     bytes(F_UPSTREAM_PRINCIPAL, "upstream_principal", MAX_PRINCIPAL, REQUESTS),
     fixed(F_UPSTREAM_CERTIFICATE, "upstream_certificate", DIGEST_BYTES, REQUESTS),
     bytes(F_UPSTREAM_TLS_VERSION, "upstream_tls_version", MAX_TLS_VERSION, REQUESTS),
+    fixed(F_STREAM_ID, "stream_id", STREAM_ID_BYTES, REQUESTS),
+    fixed(F_REQUEST_DIGEST, "request_digest", DIGEST_BYTES, REQUESTS),
+    fixed(F_RESPONSE_DIGEST, "response_digest", DIGEST_BYTES, REQUESTS),
+    bytes(F_TRANSPORT_FAILURE, "transport_failure", MAX_NAME, REQUESTS),
+    bytes(F_TERMINATION, "termination", MAX_CODE_DETAILS, REQUESTS),
     bytes(F_UPSTREAM_FAILURE, "upstream_failure", MAX_NAME, REQUESTS),
     fixed(F_TRACE_ID, "trace_id", TRACE_BYTES, REQUESTS),
     fixed(F_SPAN_ID, "span_id", SPAN_BYTES, REQUESTS),

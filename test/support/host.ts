@@ -4,6 +4,7 @@
  */
 import { createSign, randomFillSync } from "node:crypto";
 import { readFileSync } from "node:fs";
+import { evaluate, formatPairs } from "./expression.ts";
 
 type Exports = { memory: { buffer: ArrayBuffer } } & Record<string, (...args: number[]) => number>;
 
@@ -212,18 +213,8 @@ export class Host {
   }
 
   #evaluate(dataAt: number, sizeAt: number): number {
-    const values: Uint8Array[] = [];
-    for (const item of this.#expression.slice(1, -1).split(", ")) {
-      const name = /[a-z0-9_]+(?:\.[a-z0-9_]+)+/.exec(item)?.[0] ?? "";
-      const value = this.#attribute(name);
-      if (value === null && !item.startsWith("has(")) return INTERNAL_FAILURE;
-      values.push(value ?? new Uint8Array());
-    }
-    const head = Buffer.alloc(4 + 8 * values.length);
-    head.writeUInt32LE(values.length);
-    values.forEach((value, i) => void head.writeUInt32LE(value.length, 4 + 8 * i));
-    const body = values.flatMap((value) => [value, Buffer.alloc(2)]);
-    return this.#give(Buffer.concat([head, ...body]), dataAt, sizeAt);
+    const value = evaluate(this.#expression, (name) => this.#attribute(name));
+    return value === null ? INTERNAL_FAILURE : this.#give(value, dataAt, sizeAt);
   }
 
   #call(name: string, args: readonly number[]): number {
@@ -344,17 +335,6 @@ function parsePairs(bytes: Buffer): [string, string][] {
     at = end + 1;
     return pair;
   });
-}
-
-function formatPairs(pairs: readonly (readonly [Uint8Array, Uint8Array])[]): Buffer {
-  const head = Buffer.alloc(4 + 8 * pairs.length);
-  head.writeUInt32LE(pairs.length);
-  pairs.forEach(([key, value], i) => {
-    head.writeUInt32LE(key.length, 4 + 8 * i);
-    head.writeUInt32LE(value.length, 8 + 8 * i);
-  });
-  const nul = Buffer.alloc(1);
-  return Buffer.concat([head, ...pairs.flatMap(([key, value]) => [key, nul, value, nul])]);
 }
 
 /** A value of dynamic metadata as Envoy serialises it: strings as they are, booleans as a byte, maps as pairs. */
