@@ -7,12 +7,15 @@ import {
   F_GAP_COUNT,
   F_KEY_STATEMENT,
   F_RECEIPT,
+  F_STREAM_ID,
   F_TAKEN_UP,
   KIND_CLOSE,
   KIND_GAP,
   KIND_HEARTBEAT,
   KIND_KEY,
   KIND_PEERS,
+  KIND_REQUEST,
+  KIND_REQUEST_START,
   KIND_SIGNATURE,
   kindName,
 } from "../../record/fields.ts";
@@ -54,6 +57,9 @@ type Unsigned = {
 /** Such receipts kept at most; what is beyond is judged at once. */
 const MAX_UNSIGNED = 10_000;
 
+/** The entry of a stream's beginning. */
+export type Begun = { readonly index: number; readonly chain: string; readonly seq: number };
+
 export class ChainWalk {
   readonly #learned = new LearnedKeys();
   readonly #unsigned: Unsigned[] = [];
@@ -69,6 +75,8 @@ export class ChainWalk {
   /** Parts of chains that other logs hold. They count, unless those logs are verified together with this one. */
   readonly elsewhere: Finding[] = [];
   readonly #takenUp = new Map<string, { readonly receipt: Receipt; readonly isSigned: boolean }>();
+  /** Where each stream began that has not ended so far, by its id in hex. */
+  readonly #begun = new Map<string, Begun>();
   clockSteps = 0;
   foreignReceipts = 0;
 
@@ -172,6 +180,18 @@ export class ChainWalk {
     if (entry.kind === KIND_KEY) this.#learned.add(bytesOf(entry, F_KEY_STATEMENT) ?? bytes);
     if (entry.kind === KIND_HEARTBEAT) this.#readReceipt(entry, chain, index);
     if (entry.kind === KIND_PEERS) this.#readTakenUp(entry);
+    if (entry.kind === KIND_REQUEST_START || entry.kind === KIND_REQUEST) {
+      const id = bytesOf(entry, F_STREAM_ID);
+      if (id === undefined) return;
+      const key = Buffer.from(id).toString("hex");
+      if (entry.kind === KIND_REQUEST) this.#begun.delete(key);
+      else this.#begun.set(key, { index, chain, seq: entry.seq });
+    }
+  }
+
+  /** Streams that began and whose end is not in this log: they run still, or their proxy ended before them. */
+  unfinished(): Begun[] {
+    return [...this.#begun.values()];
   }
 
   chains(): ChainReport[] {

@@ -57,6 +57,8 @@ export type VerifyReport = {
   /** `count` requests are missing, as `entries` gap entries say. */
   readonly gaps: { readonly count: number; readonly entries: number };
   readonly chains: readonly ChainReport[];
+  /** The first streams that began and whose end is not in this log. */
+  readonly unfinished: readonly { index: number; chain: string; seq: number }[];
   readonly anchors: readonly AnchorReport[];
   /** The first ones, in the order of the log; `moreFindings` were left out. */
   readonly findings: readonly Finding[];

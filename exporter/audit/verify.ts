@@ -42,6 +42,9 @@ export type VerifyOptions = ({ readonly log: Verifier } | { readonly policy: Pol
   readonly onProgress?: (done: number, total: number) => void;
 };
 
+/** Streams without an end that a report lists. */
+const MAX_UNFINISHED = 100;
+
 /** Verifies the log in `source`. Throws Unreachable where it cannot be read. */
 export async function verifyLog(source: Source, options: VerifyOptions): Promise<VerifyReport> {
   const policy = "policy" in options ? options.policy : policyOf(options.log);
@@ -111,6 +114,9 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
       }
     }
   }
+  const unfinished = walk.unfinished();
+  if (unfinished.length > 0)
+    notes.push(`${unfinished.length} streams began and have not ended in this log.`);
   if (walk.clockSteps > 0)
     notes.push(`The clock of a maker stepped back ${walk.clockSteps} times.`);
   if (walk.foreignReceipts > 0)
@@ -131,6 +137,7 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     entries: walk.kinds,
     gaps: walk.gaps,
     chains,
+    unfinished: unfinished.slice(0, MAX_UNFINISHED),
     anchors,
     findings: findings.list,
     moreFindings: findings.dropped,

@@ -1,7 +1,7 @@
 /** `meshseal show` */
 import { Command } from "commander";
-import { decodeEntry, type FieldValue, fieldOf } from "../../record/codec.ts";
-import { F_KIND, F_TIME, kindName } from "../../record/fields.ts";
+import { bytesOf, decodeEntry, type FieldValue, fieldOf } from "../../record/codec.ts";
+import { F_KIND, F_STREAM_ID, F_TIME, KIND_REQUEST_START, kindName } from "../../record/fields.ts";
 import { openSource, type Source } from "../audit/source.ts";
 import { Tiles } from "../audit/tiles.ts";
 import { MeshsealError } from "../errors.ts";
@@ -15,12 +15,13 @@ Shows what the files say. It checks nothing: that is what verify is for.
 
 Examples:
   meshseal show 42
+  meshseal show 0123456789abcdef0123456789abcdef        the stream id of a response header
   meshseal show 0123456789abcdef0123456789abcdef:7 --log http://127.0.0.1:7700/log`;
 
 export function showCommand(): Command {
   return new Command("show")
     .description("Show one entry: decoded, its bytes, its digest and its inclusion proof.")
-    .argument("<index|chain:seq>", "place in the log, or chain id and seq")
+    .argument("<index|chain:seq|stream>", "place in the log, or chain id and seq, or stream id")
     .option(
       "--log <dir|url>",
       "data directory, log directory, or URL of the log",
@@ -41,6 +42,8 @@ type Shown = {
   index: number;
   digest: string;
   fields: Record<string, string | number | (string | number)[]>;
+  /** Of a stream's beginning: whether the log has its end. */
+  stream?: string;
   bytes: string;
   proof: { treeSize: number; hashes: string[] };
 };
@@ -61,8 +64,15 @@ async function readBundle(tiles: Tiles, tile: number): Promise<Uint8Array[]> {
 }
 
 async function findEntry(tiles: Tiles, which: string): Promise<number> {
+  if (/^[0-9a-f]{32}$/.test(which)) {
+    const found = await findStream(tiles, which, 0);
+    const index = found.end ?? found.start;
+    if (index === undefined) throw new MeshsealError(`the log holds no stream ${which}.`);
+    return index;
+  }
   const [, chain, seq] = /^([0-9a-f]{32}):(\d{1,15})$/.exec(which) ?? [];
-  if (chain === undefined) throw new MeshsealError(`"${which}" is neither an index nor chain:seq.`);
+  if (chain === undefined)
+    throw new MeshsealError(`"${which}" is neither an index nor chain:seq nor a stream id.`);
   for (let tile = 0; tile * TILE_WIDTH < tiles.size; tile++) {
     for (const [i, bytes] of (await readBundle(tiles, tile)).entries()) {
       const entry = decodeEntry(bytes);
@@ -72,6 +82,28 @@ async function findEntry(tiles: Tiles, which: string): Promise<number> {
     }
   }
   throw new MeshsealError(`the log holds no entry ${which}.`);
+}
+
+/** Finds the entries of a stream's beginning and end, from an index on. */
+async function findStream(
+  tiles: Tiles,
+  id: string,
+  from: number,
+): Promise<{ start?: number; end?: number }> {
+  const found: { start?: number; end?: number } = {};
+  const wanted = Buffer.from(id, "hex");
+  for (let tile = Math.floor(from / TILE_WIDTH); tile * TILE_WIDTH < tiles.size; tile++) {
+    for (const [i, bytes] of (await readBundle(tiles, tile)).entries()) {
+      if (Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).indexOf(wanted) < 0) continue;
+      const entry = decodeEntry(bytes);
+      if (entry === null || !wanted.equals(bytesOf(entry, F_STREAM_ID) ?? new Uint8Array()))
+        continue;
+      const index = tile * TILE_WIDTH + i;
+      if (entry.kind === KIND_REQUEST_START) found.start ??= index;
+      else return { ...found, end: index };
+    }
+  }
+  return found;
 }
 
 async function describe(tiles: Tiles, index: number): Promise<Shown> {
@@ -89,10 +121,16 @@ async function describe(tiles: Tiles, index: number): Promise<Shown> {
     fields[name] = before === undefined ? value : [before, value].flat();
   }
   const hashes = await proofOf(tiles, index);
+  const id = bytesOf(entry, F_STREAM_ID);
+  const isStart = entry.kind === KIND_REQUEST_START && id !== undefined;
+  const end = isStart
+    ? (await findStream(tiles, Buffer.from(id).toString("hex"), index)).end
+    : undefined;
   return {
     index,
     digest: Buffer.from(leafHash(bytes)).toString("hex"),
     fields,
+    ...(isStart ? { stream: end === undefined ? "unfinished" : `ended by entry ${end}` } : {}),
     bytes: Buffer.from(bytes).toString("hex"),
     proof: {
       treeSize: tiles.size,
@@ -141,8 +179,9 @@ function formatTime(micros: number): string | number {
   return Number.isNaN(date.getTime()) ? micros : date.toISOString();
 }
 
-function format({ index, digest, fields, bytes, proof }: Shown): string {
+function format({ index, digest, fields, stream, bytes, proof }: Shown): string {
   const lines = [`entry ${index}`, `  digest  ${digest}`];
+  if (stream !== undefined) lines.push(`  stream  ${stream}`);
   for (const [name, value] of Object.entries(fields))
     lines.push(`  ${name.padEnd(20)} ${JSON.stringify(value)}`);
   lines.push("  bytes", ...(bytes.match(/.{1,80}/g) ?? []).map((line) => `    ${line}`));
