@@ -404,6 +404,7 @@ export function receipted(seq: u64, to: usize, head: usize, note: usize, bytes: 
   receiptBytes = bytes;
   firstSeq = seq;
   buffer.free(to);
+  buffer.settle();
 }
 
 /** The first `count` entries, up to `to`, stand in Envoy's log: what can still be done for them. */

@@ -132,6 +132,16 @@ export class Host {
     return this.#exports.memory.buffer.byteLength;
   }
 
+  /** Bytes of the 4 KiB pages that hold anything: what an operating system would keep resident. */
+  get touchedBytes(): number {
+    const memory = Buffer.from(this.#exports.memory.buffer);
+    const nothing = Buffer.alloc(4096);
+    let pages = 0;
+    for (let at = 0; at < memory.length; at += 4096)
+      if (!memory.subarray(at, at + 4096).equals(nothing)) pages++;
+    return pages * 4096;
+  }
+
   metric(name: string): number {
     return this.metrics.get(`meshseal_${name}`) ?? 0;
   }
