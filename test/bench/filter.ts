@@ -3,6 +3,7 @@
  * gRPC and file access loggers carrying the same facts.
  *
  *     npm run -s bench:filter [-- --json] [--quick] [--starts 3] [--rounds 5] [--burst 10000] [--only none,filter,otel]
+ *         [--settings '{"batchBytes":262144}']
  *
  * All variants run at the same time and are loaded in turn, a burst each, in an order that changes each round; a ratio is taken
  * within a round. So whatever else the machine does falls on all alike. Counted is the CPU time of the Envoy process (proc(5)), not the clock
@@ -37,6 +38,7 @@ const { values: options } = parseArgs({
     rounds: { type: "string", default: "5" },
     burst: { type: "string", default: "10000" },
     memory: { type: "string", default: "1000000" },
+    settings: { type: "string", default: "{}" },
     only: { type: "string", default: VARIANTS.join(",") },
     filter: { type: "string", default: "build/filter.wasm" },
     "access-log": { type: "string", default: "build/filter.wasm" },
@@ -181,6 +183,7 @@ try {
 const mesh = await startMesh({
   filter: `${process.cwd()}/${options.filter}`,
   accessLog: `${process.cwd()}/${options["access-log"]}`,
+  settings: options.settings,
 });
 try {
   const { figures, missed: lost } = await measureAll(mesh);

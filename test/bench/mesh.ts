@@ -22,7 +22,9 @@ export type Mesh = {
 };
 
 /** Compiles the filter that does nothing and starts what all variants share. */
-export async function startMesh(modules: { filter: string; accessLog: string }): Promise<Mesh> {
+export async function startMesh(
+  modules: Pick<Modules, "filter" | "accessLog" | "settings">,
+): Promise<Mesh> {
   const dir = mkdtempSync(join(tmpdir(), "meshseal-bench-"));
   const envoy: string = await findEnvoy({ version: "1.40" });
   const children = new Set<ChildProcess>();

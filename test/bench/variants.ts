@@ -15,6 +15,8 @@ export type Modules = {
   readonly accessLog: string;
   readonly noop: string;
   readonly accessLogFile: string;
+  /** Our filter's configuration. */
+  readonly settings: string;
 };
 
 /** `filter` and `access-log` are ours, `noop` is a module that does nothing, the last three are Envoy's own loggers. */
@@ -111,7 +113,12 @@ function wasmFilter(file: string, configuration: string): Json {
 function accessLog(variant: Variant, files: Modules): Json[] {
   if (variant === "access-log") {
     const type = "access_loggers.wasm.v3.WasmAccessLog";
-    return [{ name: "audit", typed_config: typed(type, { config: wasm(files.accessLog, "{}") }) }];
+    return [
+      {
+        name: "audit",
+        typed_config: typed(type, { config: wasm(files.accessLog, files.settings) }),
+      },
+    ];
   }
   const grpc_service = { envoy_grpc: { cluster_name: "sink" } };
   if (variant === "file") {
@@ -139,7 +146,7 @@ function accessLog(variant: Variant, files: Modules): Json[] {
 function httpFilters(variant: Variant, files: Modules): Json[] {
   const router = { name: "router", typed_config: typed("filters.http.router.v3.Router", {}) };
   if (variant === "noop") return [wasmFilter(files.noop, ""), router];
-  if (variant === "filter") return [wasmFilter(files.filter, "{}"), router];
+  if (variant === "filter") return [wasmFilter(files.filter, files.settings), router];
   return [router];
 }
 
@@ -221,7 +228,7 @@ export function bootstrap(variant: Variant, ports: Ports, files: Modules): Json 
 
 /** Returns the bootstrap of the upstream: another Envoy that answers by itself. */
 export function upstreamBootstrap(port: number, admin: number): Json {
-  const files = { filter: "", accessLog: "", noop: "", accessLogFile: "" };
+  const files = { filter: "", accessLog: "", noop: "", accessLogFile: "", settings: "" };
   return {
     admin: { address: { socket_address: { address: "127.0.0.1", port_value: admin } } },
     static_resources: {
