@@ -8,9 +8,12 @@ import { buildFilter, fail, installPackages, ROOT } from "./setup.mjs";
 /** The suites of their own, with what each needs. */
 const OTHERS = {
   interop: {
-    needs: "Go 1.25 or newer (https://go.dev/dl)",
-    shows: "our logs are read by Go's tlog and note packages and pass Tessera's fsck",
-    isReady: () => spawnSync("go", ["version"], { stdio: "ignore" }).status === 0,
+    needs: "Go 1.25 or newer (https://go.dev/dl), Python 3, and OpenSSH's ssh-agent",
+    shows: "Go's tlog and note packages, Tessera's fsck and litewitness take our logs",
+    isReady: () =>
+      spawnSync("go", ["version"], { stdio: "ignore" }).status === 0 &&
+      spawnSync("python3", ["--version"], { stdio: "ignore" }).status === 0 &&
+      spawnSync("ssh-add", ["-l"], { stdio: "ignore" }).error === undefined,
   },
   stores: {
     needs: "Go 1.26 or newer (https://go.dev/dl), and Python 3 with venv and pip",

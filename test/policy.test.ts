@@ -179,7 +179,7 @@ describe("the policy file", () => {
     ["witnesses without a quorum", { logs: [{ key }], require: [{ anchor: "witness" }] }, "quorum"],
     [
       "an age of nothing",
-      { logs: [{ key }], require: [{ anchor: "rekor", maxAgeSeconds: 0 }] },
+      { logs: [{ key }], require: [{ anchor: "rfc3161", maxAgeSeconds: 0 }] },
       "maxAge",
     ],
     [
@@ -248,7 +248,9 @@ describe("verify by a policy", () => {
     ).toEqual([
       ["wit.example/a", "verified", 320, "2025-12-31T00:00:00Z"],
       ["wit.example/c", "verified", 320, "2025-12-31T00:00:00Z"],
+      ["g", "verified", 320, undefined],
     ]);
+    expect(report.anchors[2]?.says).toContain("witnessed by 2 of 3");
     const one = await verified(policy, [B]);
     expect(one.verdict).toBe("incomplete");
     expect(one.findings.map(({ cause }) => cause)).toEqual(["anchor-missing"]);

@@ -22,7 +22,7 @@ export type Proof = {
 };
 
 export type Anchor = {
-  readonly kind: "witness" | "rfc3161" | "opentimestamps" | "rekor" | "put" | "peer";
+  readonly kind: "witness" | "rfc3161" | "opentimestamps" | "put" | "peer";
   /** Unique, and part of file names: NAME_PATTERN. */
   readonly name: string;
   /** Ending of its proofs' names. */
@@ -50,7 +50,6 @@ export const SUFFIXES = {
   peer: "cosignature",
   rfc3161: "tsr",
   opentimestamps: "ots",
-  rekor: "rekor",
   put: "put",
 } as const;
 

@@ -27,9 +27,6 @@ export type TsaTrust = {
   readonly policies: readonly string[];
 };
 
-/** A Rekor log: its checkpoint key. */
-export type RekorTrust = { readonly name: string; readonly key: KeyObject };
-
 /** A proxy's signing key, and whose it is: by SPIFFE id, workload, or the key id that its `open` states. */
 export type ProxyTrust = {
   readonly key: KeyObject;
@@ -38,7 +35,7 @@ export type ProxyTrust = {
   readonly keyId?: string | undefined;
 };
 
-export const ANCHOR_KINDS = ["witness", "rfc3161", "opentimestamps", "rekor"] as const;
+export const ANCHOR_KINDS = ["witness", "rfc3161", "opentimestamps"] as const;
 export type AnchorKind = (typeof ANCHOR_KINDS)[number];
 
 /** What must have been anchored: all entries but those of the log's last `maxAgeSeconds`. */
@@ -55,7 +52,6 @@ export type Policy = {
   readonly tsas: readonly TsaTrust[];
   /** Bitcoin block headers of 80 bytes, by height; null where none were given. */
   readonly bitcoinHeaders: ReadonlyMap<number, Buffer> | null;
-  readonly rekors: readonly RekorTrust[];
   readonly proxies: readonly ProxyTrust[];
   /** Signed checkpoints that were seen before. */
   readonly lastSeen: readonly Buffer[];
@@ -88,10 +84,6 @@ const Schema = z.strictObject({
     .max(MAX_LIST)
     .default([]),
   bitcoinHeaders: text.optional(),
-  rekor: z
-    .array(z.strictObject({ name: text, key: text }))
-    .max(MAX_LIST)
-    .default([]),
   proxies: z
     .array(
       z.strictObject({
@@ -123,7 +115,6 @@ export function policyOf(log: Verifier): Policy {
     witnesses: NO_WITNESSES,
     tsas: [],
     bitcoinHeaders: null,
-    rekors: [],
     proxies: [],
     lastSeen: [],
     required: [],
@@ -169,7 +160,6 @@ export function parsePolicy(source: string, read: ReadFile): Policy {
     })),
     bitcoinHeaders:
       given.bitcoinHeaders === undefined ? null : parseHeaders(read(given.bitcoinHeaders)),
-    rekors: given.rekor.map(({ name, key }) => ({ name, key: readKeyObject(key, read) })),
     proxies: given.proxies.map(({ key, ...whose }) => ({ key: readProxyKey(key, read), ...whose })),
     lastSeen: given.lastSeen.map((name) => read(name)),
     required: given.require,

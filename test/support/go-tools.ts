@@ -23,12 +23,13 @@ type Tool = {
   readonly package: string;
 };
 
-export type GoTool = "meshseal-istio" | "helm" | "kustomize";
+export type GoTool = "meshseal-istio" | "helm" | "kustomize" | "litewitness";
 
 const TOOLS: Readonly<Record<GoTool, Tool>> = {
   "meshseal-istio": { module: "istio", package: "." },
   helm: { package: "helm.sh/helm/v3/cmd/helm@v3.22.0" },
   kustomize: { package: "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1" },
+  litewitness: { package: "filippo.io/torchwood/cmd/litewitness@v0.9.0" },
 };
 
 /** Returns the path of the program, and builds it first where it is not there yet: some minutes for the large ones. */
