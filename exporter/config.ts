@@ -38,8 +38,6 @@ export type Settings = {
   readonly lockDays?: number | undefined;
   /** What receipts wait for. */
   readonly ack: "wal" | "store";
-  /** Other exporters share data directory and log, and one serves. */
-  readonly standby: boolean;
   /** MiB that the WAL may have while the store is away. */
   readonly walLimitMib: number;
   /** Witnesses, time stamps and other outsiders: exporter/anchor/config.ts. */
@@ -71,7 +69,6 @@ const Schema = z.strictObject({
   s3PathStyle: z.stringbool().or(z.boolean()).default(false),
   lockDays: z.coerce.number().int().min(0).max(36_500).optional(),
   ack: z.enum(["wal", "store"]).default("wal"),
-  standby: z.stringbool().or(z.boolean()).default(false),
   walLimitMib: z.coerce.number().int().min(1).max(1_000_000).default(8192),
   anchors: z.string().min(1).optional(),
   logLevel: z.enum(["debug", "info", "warn", "error", "silent"]).default("info"),
@@ -98,8 +95,8 @@ export function readSettings(
   if (tlsClientCa !== undefined && tlsCert === undefined) {
     throw new MeshsealError("--tls-client-ca needs --tls-cert and --tls-key.");
   }
-  if (parsed.data.store === undefined && (parsed.data.ack === "store" || parsed.data.standby)) {
-    throw new MeshsealError("--ack store and --standby need --store s3://bucket/prefix.");
+  if (parsed.data.store === undefined && parsed.data.ack === "store") {
+    throw new MeshsealError("--ack store needs --store s3://bucket/prefix.");
   }
   if (parsed.data.store !== undefined && parsed.data.lockDays === undefined) {
     throw new MeshsealError(

@@ -69,8 +69,7 @@ export async function serve(settings: Settings): Promise<number> {
   );
   const data = resolve(settings.data);
   makeDir(data);
-  // Where a data directory is shared, the lease in the bucket says whose turn it is.
-  const unlock = settings.standby ? () => {} : takeLock(data);
+  const unlock = takeLock(data);
   let thread: Worker | null = null;
   try {
     const place = await openPlace(settings, data, logger);

@@ -32,11 +32,11 @@ export async function openPlace(
     const read = (path: string): Promise<Buffer | null> => readPublished(join(data, "log", path));
     return { key: loadKey(data, settings.origin), read, remote: null, lease: null };
   }
-  const { s3Endpoint, s3Region, s3PathStyle, ack, lockDays = 0, standby } = settings;
+  const { s3Endpoint, s3Region, s3PathStyle, ack, lockDays = 0 } = settings;
   const s3 = { endpoint: s3Endpoint, region: s3Region, pathStyle: s3PathStyle };
   const where = objectStoreSettings(parseS3Url(settings.store), s3, ack, lockDays);
   const { takeOver } = await import("./take-over.ts");
-  const taken = await takeOver({ ...where, isShared: standby }, data, settings.origin, logger);
+  const taken = await takeOver(where, data, settings.origin, logger);
   const { key, store, bucket, lease } = taken;
   return {
     key,

@@ -42,7 +42,7 @@ export type TakenOver = {
 };
 
 export async function takeOver(
-  settings: ObjectStoreSettings & { readonly isShared: boolean },
+  settings: ObjectStoreSettings,
   data: string,
   origin: string | undefined,
   logger: Logger,
@@ -58,19 +58,24 @@ export async function takeOver(
     const key = loadKey(data, origin);
     const home = homeOf(settings.place, key.signer.name);
     await checkAccess(bare, home);
-    const isShared = settings.isShared || settings.ack === "store";
-    const lease = isShared ? await waitForTurn(bucket, home, logger) : null;
+    // Receipts from a WAL need that WAL, which has its own lock (lock.ts).
+    const lease = settings.ack === "store" ? await waitForTurn(bucket, home, logger) : null;
     const [current = "", ...unfinished] = readWriters(data);
     const pending = newWriter();
     // Durable before the claim is: a start that is cut short behind it is still known as ours.
     writeWriters(data, [current, ...unfinished, pending]);
     try {
       const writers = { current, unfinished, pending };
-      const { claim: claimed, isOurs } = await claim(bucket, home, settings.ack, writers);
+      const { claim: claimed, isOurs } = await claim(
+        bucket,
+        home,
+        settings.ack,
+        writers,
+        lease?.epoch,
+      );
       if (!isOurs) setAside(data, claimed.commit.fence, logger);
       writeWriters(data, [pending]);
-      const { isShared: _, ...store } = settings;
-      return { key, store: { ...store, home, claim: claimed }, bucket, lease };
+      return { key, store: { ...settings, home, claim: claimed }, bucket, lease };
     } catch (error) {
       await lease?.release();
       if (!(error instanceof WalElsewhere) || tries > 0) throw error;

@@ -47,7 +47,6 @@ export function serveCommand(): Command {
     .option("--s3-path-style", "the bucket's name goes into the path, as most services want it")
     .option("--lock-days <n>", "lock files in compliance mode for n days; 0: not at all")
     .option("--ack <wal|store>", "what receipts wait for (default wal)")
-    .option("--standby", "exporters share this data directory and log: wait until it is free")
     .option("--wal-limit-mib <n>", "room for entries while the bucket is away (default 8192)")
     .option(
       "--anchors <file>",

@@ -146,7 +146,8 @@ export class Wal {
     await this.close();
     const path = join(this.#dir, segmentName(firstIndex));
     const seed = randomBytes(SEED_BYTES);
-    const file = await open(path, "w", 0o600);
+    // Not over one that is there: in a shared directory it would be another exporter's.
+    const file = await open(path, "wx", 0o600);
     try {
       await writeAll(file, seed, 0);
       syncDir(this.#dir);

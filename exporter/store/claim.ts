@@ -47,13 +47,14 @@ export function newWriter(): string {
 
 /**
  * Claims the log at `home` (a key prefix that ends in a slash, or ""). `writers.pending` must be durable with the WAL
- * before. Rejects with WalElsewhere if it may not.
+ * before. `epoch` is that of the lease where exporters share the log. Rejects with WalElsewhere if it may not.
  */
 export async function claim(
   bucket: Bucket,
   home: string,
   ack: "wal" | "store",
   writers: Writers,
+  epoch = 0,
 ): Promise<Claimed> {
   const key = `${home}${COMMIT_KEY}`;
   let wasOurs = true;
@@ -65,6 +66,10 @@ export async function claim(
       // An answer that was lost: the swap had happened. Whose the WAL was before is not known any more: `wasOurs` is.
       return { claim: { commit: before, etag: held.etag }, isOurs: wasOurs };
     }
+    // Who got the lease after us comes after us: it has read the WAL, or will, and we may not write into it any more.
+    if (epoch > 0 && (before?.epoch ?? 0) > epoch) {
+      throw new Fenced("this log was taken over while this exporter started");
+    }
     // A start that was cut short had not begun to write; whether the WAL was the log's then, its commit says.
     const isUnfinished = before !== null && writers.unfinished.includes(before.writer);
     const isOurs =
@@ -75,6 +80,7 @@ export async function claim(
     wasOurs = isOurs;
     const commit: Commit = {
       fence: (before?.fence ?? 0) + 1,
+      epoch: Math.max(epoch, before?.epoch ?? 0),
       writer: writers.pending,
       isFresh: !isOurs,
       // "wal" from before the first receipt on; "store" again once a commit covers all that was receipted from a WAL.

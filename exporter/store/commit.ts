@@ -11,6 +11,8 @@ export const MAX_COMMIT_BYTES = 65_536;
 export type Commit = {
   /** Grows with every start of an exporter on this log. */
   readonly fence: number;
+  /** The writer's lease, as a number that grows; 0 before the first one. */
+  readonly epoch: number;
   /** Random, one a start: who has its WAL knows it. */
   readonly writer: string;
   /** The writer began without the WAL of the one before, and has committed nothing yet. */
@@ -25,6 +27,7 @@ export type Commit = {
 
 const Schema = z.strictObject({
   fence: z.int().min(1),
+  epoch: z.int().min(0),
   writer: z.string().regex(/^[0-9a-f]{32}$/),
   isFresh: z.boolean(),
   ack: z.enum(["wal", "store"]),

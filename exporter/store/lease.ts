@@ -54,6 +54,7 @@ export class Lease {
     this.#state = state;
     this.#etag = etag;
     this.#heldSince = heldSince;
+    this.epoch = state.count;
   }
 
   /** Waits until the lease can be taken, and takes it. */
@@ -91,6 +92,9 @@ export class Lease {
       await clock.sleep(POLL_MS);
     }
   }
+
+  /** Larger than that of every lease before. */
+  readonly epoch: number;
 
   /** Whether no other process can hold it by now. */
   get isHeld(): boolean {

@@ -157,6 +157,8 @@ class ObjectStore implements Store {
     const { note } = this.#commit;
     if (note === "") return;
     await this.#apply(sizeOf(note));
+    // Where the tree has grown beyond the commit its partial tiles are not at hand: the next commit brings newer ones.
+    if (this.#pending.size > 0) return;
     if (this.#checkpointEtag === null) await this.#publish(Buffer.from(note));
     // At the latest with a clean stop the whole log is below a checkpoint that is kept.
     await this.#keep(Buffer.from(note));
@@ -164,7 +166,9 @@ class ObjectStore implements Store {
 
   async removePartials(path: string): Promise<void> {
     const versions = this.#partials.get(path);
-    if (versions === undefined) return;
+    // As long as the full tile is not in its place, the log is read from the partial ones.
+    const isInPlace = endOf(path) <= sizeOf(this.#commit.note) && !this.#pending.has(path);
+    if (versions === undefined || (parseTilePath(path) !== null && !isInPlace)) return;
     this.#partials.delete(path);
     await this.#remove(versions);
   }
