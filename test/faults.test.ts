@@ -18,6 +18,7 @@ import {
   plan,
   unplan,
 } from "./support/faults.ts";
+import { randomFrom } from "./support/random.ts";
 import { checkpointIn, openRig, type Rig } from "./support/rig.ts";
 
 // Every call of node:fs that a log makes fails once, in each way that it can. test/crash does the same to a whole
@@ -29,6 +30,8 @@ const SEGMENT_BYTES = 24 * 1024;
 let root = "";
 /** A data directory with a key and nothing else, and the batches that each run sends, in two chains. */
 let fresh = "";
+/** Two runs never share a directory, though their places may be the same. */
+let runs = 0;
 let sent: Uint8Array[][] = [];
 /** The calls of a run in which nothing fails. */
 let calls: readonly string[] = [];
@@ -110,7 +113,7 @@ async function check(dir: string, shown: Shown, what: string): Promise<void> {
 
 /** One run with the fault at call `at`, and if `again` is given a second with one there; then it is started without. */
 async function oneFault(kind: FaultKind, at: number, again = 0): Promise<Plan> {
-  const dir = join(root, `${kind}-${at}-${again}`);
+  const dir = join(root, `${kind}-${at}-${again}-${runs++}`);
   cpSync(fresh, dir, { recursive: true });
   const shown: Shown = { receipts: [], checkpoints: [] };
   const found = plan(dir, at, kind);
@@ -158,11 +161,8 @@ test.each(KINDS)(
 test("a fault, and another at any call of the start after it", async () => {
   const seed = randomInt(2 ** 31);
   console.log(`seed ${seed}`);
-  let state = seed;
-  const draw = (below: number): number => {
-    state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fff_ffff;
-    return 1 + (state % below);
-  };
+  const random = randomFrom(seed);
+  const draw = (below: number): number => 1 + Math.floor(random() * below);
   for (const kind of ["EIO", "torn", "dead"] as const) {
     const cases = Array.from({ length: 16 }, () => [draw(calls.length), draw(60)] as const);
     expect(await runAll(cases, kind)).toBeGreaterThan(8);

@@ -148,7 +148,12 @@ export async function installFaults(): Promise<void> {
     const real = sync[name] as Call;
     sync[name] = (...args) => {
       const found = planOf(args[0]) ?? (name === "linkSync" ? planOf(args[1]) : undefined);
-      if (found === undefined) return real(...args);
+      if (found === undefined) {
+        const result = real(...args);
+        // A number that was another file's before: of one that was let go without being closed.
+        if (name === "openSync") planOfFile.delete(result as number);
+        return result;
+      }
       if (name === "closeSync") {
         // Descriptors are given back even by the dead: the test's own process goes on.
         planOfFile.delete(args[0] as number);
@@ -187,7 +192,11 @@ export async function installFaults(): Promise<void> {
     const real = promises[name] as Call;
     promises[name] = async (...args) => {
       const found = planOf(args[0]);
-      if (found === undefined) return real(...args);
+      if (found === undefined) {
+        const result = await real(...args);
+        if (name === "open") planOfFile.delete((result as { fd: number }).fd);
+        return result;
+      }
       const result = await under(found, name, () => real(...args));
       if (name === "open") planOfFile.set((result as { fd: number }).fd, found);
       return result;
