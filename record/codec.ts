@@ -11,6 +11,7 @@ import {
   F_PREV,
   F_SALT,
   F_SEQ,
+  F_STREAM_ID,
   F_TIME,
   Field,
   fieldTable,
@@ -107,6 +108,8 @@ export class Scanner {
   chainAt = 0;
   prevAt = 0;
   saltAt = 0;
+  /** Likewise of a stream's id; -1 where the entry has none. */
+  streamIdAt = -1;
 
   #at = 0;
 
@@ -122,6 +125,7 @@ export class Scanner {
   ): Verdict {
     if (to - from > MAX_ENTRY_BYTES) return ENTRY_MALFORMED;
     this.kind = 0;
+    this.streamIdAt = -1;
     this.#at = from;
     let last = 0;
     let times = 0;
@@ -166,7 +170,7 @@ export class Scanner {
           else if (number === F_PREV) this.prevAt = at;
           else if (number === F_TIME) this.time = value;
           else this.saltAt = at;
-        }
+        } else if (number === F_STREAM_ID) this.streamIdAt = at;
         if (kindBit === 0) isNewer = true;
         else if (((KINDS_OF[number] as number) & kindBit) === 0) return ENTRY_MALFORMED;
       }

@@ -51,7 +51,7 @@ export type Span = {
   readonly isLevelRight: boolean;
 };
 
-/** Kinds that say nothing of the log or of their chain. */
+/** Kinds that say nothing of the log or of their chain, unless they have a stream's id: its other entry may be far away. */
 const PLAIN: ReadonlySet<number> = new Set([KIND_REQUEST, KIND_REQUEST_START, KIND_CONNECTION]);
 
 /** Spans in a log of `size` leaves. */
@@ -142,7 +142,7 @@ class SpanReader {
       stretch.isClosed ||= kind === KIND_CLOSE;
       headAt = i * DIGEST_BYTES;
       this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) + 1);
-      if (verdict === ENTRY_NEWER || !PLAIN.has(kind)) {
+      if (verdict === ENTRY_NEWER || !PLAIN.has(kind) || scanner.streamIdAt >= 0) {
         this.#noted.push({ index: first + i, bytes: Uint8Array.from(bundle.subarray(start, end)) });
       }
     }
