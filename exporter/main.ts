@@ -32,6 +32,7 @@ import { createHttp } from "./intake/http.ts";
 import { Intake } from "./intake/intake.ts";
 import { readOrigins } from "./intake/origins.ts";
 import { OWN_HEARTBEAT_MS, OwnChain } from "./intake/own-chain.ts";
+import { openPolicies } from "./intake/policies.ts";
 import { openQuarantine } from "./intake/quarantine.ts";
 import { Refusals } from "./intake/refusals.ts";
 import { keyHistory, noteKeys, pendingStatement } from "./keys.ts";
@@ -224,6 +225,7 @@ async function run(
     trustXfcc: settings.trustXfcc,
     maxConnections: settings.maxConnections,
     keys: () => keyHistory(data),
+    policies: openPolicies(data, (kind, fields) => own.write(kind, fields)),
     onRefused: (cause) => refusals.count(cause),
     extend: (app) => anchoring?.routes(app),
     logDir: join(data, "log"),

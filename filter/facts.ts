@@ -122,6 +122,7 @@ export function record(kind: u32 = KIND_REQUEST): u64 {
   if ((wanted & GROUP_HEADERS) !== 0 && RESPONSE.isWanted) RESPONSE.read();
   connections.select(attributes.number(attributes.CONNECTION));
   hash.begin();
+  path.begin();
   beginFacts();
   putFactsOf(wanted, kind === KIND_REQUEST);
   if (!chain.beginRequest(kind, holdFacts(), now)) {
@@ -210,7 +211,7 @@ function putCore(pathBytes: u32, isOver: bool): void {
   connections.putListener();
 }
 
-/** Writes what the client sent, where the proxy rewrote it. Values are those of the path that the client sent, then. */
+/** Writes what the client sent, where the proxy rewrote it. */
 function putOriginal(pathBytes: u32): bool {
   let isRewritten = false;
   if (REQUEST.has(headers.ORIGINAL_PATH)) {

@@ -40,10 +40,14 @@ let hidesIds: bool = false;
 /** What the last call of `render` found. */
 export let at: usize = 0;
 export let bytes: u32 = 0;
+/** True if any path of this request had values replaced. */
 export let isTemplate: bool = false;
 
-// The values that were replaced.
+/** How many values this render replaced. */
+let replaced: u32 = 0;
+// The values that are kept: those of the first path that has any.
 let values: u32 = 0;
+let isKept: bool = false;
 const VALUE_AT: StaticArray<usize> = new StaticArray<usize>(MAX_PATH_VALUES);
 const VALUE_BYTES: StaticArray<u32> = new StaticArray<u32>(MAX_PATH_VALUES);
 
@@ -62,16 +66,23 @@ export function lengthOf(from: usize, size: u32): u32 {
   return size;
 }
 
-/** Leaves in at and bytes what is written of a path without query. */
+/** Begins a request: no value is kept yet. */
+export function begin(): void {
+  values = 0;
+  isTemplate = false;
+}
+
+/** Leaves in at and bytes what is written of a path without query, and keeps its values unless another path's are kept. */
 export function render(from: usize, size: u32): void {
   at = from;
   bytes = size;
-  isTemplate = false;
-  values = 0;
+  replaced = 0;
+  isKept = values === 0;
   if (size === 0 || load<u8>(from) !== SLASH) return;
   for (let i = 0; i < templates.length; i++) {
     if (fits(unchecked(templates[i]), from, size)) return;
-    values = 0;
+    replaced = 0;
+    if (isKept) values = 0;
   }
   if (hidesIds) hide(from, size);
 }
@@ -101,7 +112,7 @@ function fits(template: Template, from: usize, size: u32): bool {
   }
   at = text;
   bytes = (out - text) as u32;
-  isTemplate = values > 0;
+  if (replaced > 0) isTemplate = true;
   return true;
 }
 
@@ -112,6 +123,8 @@ function endOfPart(from: usize, to: usize): usize {
 }
 
 function value(from: usize, size: u32): void {
+  replaced++;
+  if (!isKept) return;
   if (values < MAX_PATH_VALUES) {
     unchecked((VALUE_AT[values] = from));
     unchecked((VALUE_BYTES[values] = size));
@@ -137,7 +150,7 @@ function hide(from: usize, size: u32): void {
     memory.copy(out, wanted, wantedBytes);
     out += wantedBytes;
   }
-  if (values === 0) return;
+  if (replaced === 0) return;
   at = text;
   bytes = (out - text) as u32;
   isTemplate = true;
@@ -157,7 +170,7 @@ function looksLikeId(from: usize, size: usize): bool {
   return digits >= 6 && others === 0;
 }
 
-/** Writes the hashes of what the last call of `render` replaced. */
+/** Writes the hashes of the values that are kept. */
 export function putValues(): void {
   if (values === 0 || !hash.hasKey()) return;
   const count = min(values, MAX_PATH_VALUES);

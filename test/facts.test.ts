@@ -3,10 +3,10 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Entry, fieldOf } from "../record/codec.ts";
 import * as f from "../record/fields.ts";
 import { type Envoy, startEnvoy } from "../scripts/demo/envoy.ts";
 import { type Exporter, startExporter } from "./support/exporter.ts";
+import { type Facts, factsOf } from "./support/facts.ts";
 import {
   bootstrapOf,
   type Credentials,
@@ -20,22 +20,6 @@ import {
 } from "./support/facts-mesh.ts";
 import { FORGED_ID, sendAll } from "./support/facts-traffic.ts";
 import { checkLog, entriesOf } from "./support/log.ts";
-
-type Facts = Readonly<Record<string, string | number | (string | number)[] | undefined>>;
-
-/** An entry by field names: text, or hex where a field has one length. What may stand more than once is a list. */
-function factsOf(entry: Entry): Facts {
-  const facts: Record<string, string | number | (string | number)[]> = {};
-  for (const { number, value } of entry.fields) {
-    const field = fieldOf(number);
-    if (field === undefined) throw new Error(`field ${number} is unknown`);
-    const encoding = field.min === field.max ? "hex" : "latin1";
-    const shown = typeof value === "number" ? value : Buffer.from(value).toString(encoding);
-    if (field.times === 1) facts[field.name] = shown;
-    else facts[field.name] = [(facts[field.name] as (string | number)[]) ?? [], shown].flat();
-  }
-  return facts;
-}
 
 /** Facts that must not be there. */
 function without(...names: string[]): Facts {

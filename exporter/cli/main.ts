@@ -15,6 +15,8 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   chains: async () => (await import("./chains.ts")).chainsCommand(),
   doctor: async () => (await import("./doctor.ts")).doctorCommand(),
   rotate: async () => (await import("./rotate.ts")).rotateCommand(),
+  hash: async () => (await import("./hash.ts")).hashCommand(),
+  policy: async () => (await import("./policy.ts")).policyCommand(),
   keygen: async () => (await import("./keygen.ts")).keygenCommand(),
   init: async () => (await import("./init.ts")).initCommand(),
   push: async () => (await import("./push.ts")).pushCommand(),

@@ -1,14 +1,14 @@
 /** `meshseal show` */
 import { Command } from "commander";
-import { bytesOf, decodeEntry, type FieldValue, fieldOf } from "../../record/codec.ts";
+import { bytesOf, decodeEntry, type FieldValue, fieldNamed, fieldOf } from "../../record/codec.ts";
 import { F_KIND, F_STREAM_ID, F_TIME, KIND_REQUEST_START, kindName } from "../../record/fields.ts";
-import { openSource, type Source } from "../audit/source.ts";
-import { Tiles } from "../audit/tiles.ts";
+import { entryAt, findIndex, openTiles, readBundle } from "../audit/entries.ts";
+import { openSource } from "../audit/source.ts";
+import type { Tiles } from "../audit/tiles.ts";
 import { MeshsealError } from "../errors.ts";
-import { parseCheckpoint } from "../log/checkpoint.ts";
 import { HASH_BYTES, inclusionProof, leafHash } from "../log/merkle.ts";
-import { MAX_NOTE_BYTES, parseNote } from "../log/note.ts";
-import { parseBundle, TILE_WIDTH, tileRoot } from "../log/tile.ts";
+import { TILE_WIDTH, tileRoot } from "../log/tile.ts";
+import { wordsFor } from "./words.ts";
 
 const HELP = `
 Shows what the files say. It checks nothing: that is what verify is for.
@@ -32,7 +32,7 @@ export function showCommand(): Command {
     .action(async (which: string, flags: { log: string; json?: boolean }) => {
       const source = await openSource(flags.log);
       const tiles = await openTiles(source);
-      const index = /^\d{1,15}$/.test(which) ? Number(which) : await findEntry(tiles, which);
+      const index = await findEntry(tiles, which);
       const shown = await describe(tiles, index);
       console.log(flags.json ? JSON.stringify(shown, null, 2) : format(shown));
     });
@@ -48,21 +48,6 @@ type Shown = {
   proof: { treeSize: number; hashes: string[] };
 };
 
-async function openTiles(source: Source): Promise<Tiles> {
-  const note = parseNote((await source.read("checkpoint", MAX_NOTE_BYTES)) ?? Buffer.alloc(0));
-  const checkpoint = note === null ? null : parseCheckpoint(note.text);
-  if (checkpoint === null) throw new MeshsealError("the log has no checkpoint: is --log right?");
-  return new Tiles(source, checkpoint.size);
-}
-
-async function readBundle(tiles: Tiles, tile: number): Promise<Uint8Array[]> {
-  const bytes = await tiles.bundle(tile);
-  const entries = bytes === null ? null : parseBundle(bytes, tiles.tileAt("entries", tile).width);
-  if (entries === null)
-    throw new MeshsealError(`bundle ${tile} of the log is damaged: run verify.`);
-  return entries;
-}
-
 async function findEntry(tiles: Tiles, which: string): Promise<number> {
   if (/^[0-9a-f]{32}$/.test(which)) {
     const found = await findStream(tiles, which, 0);
@@ -70,18 +55,7 @@ async function findEntry(tiles: Tiles, which: string): Promise<number> {
     if (index === undefined) throw new MeshsealError(`the log holds no stream ${which}.`);
     return index;
   }
-  const [, chain, seq] = /^([0-9a-f]{32}):(\d{1,15})$/.exec(which) ?? [];
-  if (chain === undefined)
-    throw new MeshsealError(`"${which}" is neither an index nor chain:seq nor a stream id.`);
-  for (let tile = 0; tile * TILE_WIDTH < tiles.size; tile++) {
-    for (const [i, bytes] of (await readBundle(tiles, tile)).entries()) {
-      const entry = decodeEntry(bytes);
-      if (entry?.seq === Number(seq) && Buffer.from(entry.chain).toString("hex") === chain) {
-        return tile * TILE_WIDTH + i;
-      }
-    }
-  }
-  throw new MeshsealError(`the log holds no entry ${which}.`);
+  return findIndex(tiles, which);
 }
 
 /** Finds the entries of a stream's beginning and end, from an index on. */
@@ -107,12 +81,7 @@ async function findStream(
 }
 
 async function describe(tiles: Tiles, index: number): Promise<Shown> {
-  if (index >= tiles.size)
-    throw new MeshsealError(`the log has ${tiles.size} entries: there is no ${index}.`);
-  const bytes = (await readBundle(tiles, Math.floor(index / TILE_WIDTH)))[index % TILE_WIDTH];
-  const entry = bytes === undefined ? null : decodeEntry(bytes);
-  if (bytes === undefined || entry === null)
-    throw new MeshsealError(`entry ${index} is malformed: run verify.`);
+  const { bytes, entry } = await entryAt(tiles, index);
   const fields: Shown["fields"] = {};
   for (const field of entry.fields) {
     const name = fieldOf(field.number)?.name ?? `field_${field.number}`;
@@ -182,8 +151,13 @@ function formatTime(micros: number): string | number {
 function format({ index, digest, fields, stream, bytes, proof }: Shown): string {
   const lines = [`entry ${index}`, `  digest  ${digest}`];
   if (stream !== undefined) lines.push(`  stream  ${stream}`);
-  for (const [name, value] of Object.entries(fields))
-    lines.push(`  ${name.padEnd(20)} ${JSON.stringify(value)}`);
+  for (const [name, value] of Object.entries(fields)) {
+    for (const one of [value].flat()) {
+      const words = typeof one === "number" ? wordsFor(fieldNamed(name)?.number ?? 0, one) : "";
+      const text = words === "" ? JSON.stringify(one) : `${one}  (${words})`;
+      lines.push(`  ${name.padEnd(23)} ${text}`);
+    }
+  }
   lines.push("  bytes", ...(bytes.match(/.{1,80}/g) ?? []).map((line) => `    ${line}`));
   lines.push(
     `  proof in the tree of ${proof.treeSize} entries`,

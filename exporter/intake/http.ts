@@ -35,6 +35,7 @@ import type { Metrics } from "../metrics.ts";
 import { Bodies } from "./body.ts";
 import type { Answer, Intake, Refusal } from "./intake.ts";
 import { serveLogFiles } from "./log-files.ts";
+import { type Policies, policyRoutes } from "./policies.ts";
 
 const STATUS: Readonly<Record<string, number>> = {
   [REFUSED_MALFORMED]: 400,
@@ -68,6 +69,8 @@ export type HttpOptions = {
   readonly readiness: () => Readiness;
   /** Every set of verifier keys that the log has had, oldest first. */
   readonly keys: () => readonly (readonly string[])[];
+  /** Texts of rules, by digest. */
+  readonly policies: Policies;
   /** Counts a refusal that never reached the intake's judgement as well. */
   readonly onRefused: (refusal: string) => void;
   /** Certificate and client authorities; plain HTTP if absent. */
@@ -223,6 +226,7 @@ export function createHttp(options: HttpOptions): FastifyInstance {
 
   options.extend(app);
   addHealth(app, readiness);
+  policyRoutes(app, options.policies);
   app.get("/keys", { config: { role: "read" } }, () => ({ keys: options.keys() }));
   app.get("/metrics", { config: { role: "read" } }, async (_request, reply) =>
     reply.type(metrics.registry.contentType).send(await metrics.registry.metrics()),
