@@ -18,11 +18,18 @@ export type SpanAnswer =
   | { readonly index: number; readonly span: Span | null }
   | { readonly index: number; readonly unreachable: string };
 
-/** Yields the spans of the log in `source` from the first to the last. Throws Unreachable where it cannot be read. */
-export async function* readSpans(source: Source, tiles: Tiles): AsyncGenerator<Span | null> {
+/**
+ * Yields the spans of the log in `source` from the first to the last. Throws Unreachable where it cannot be read. Uses as many
+ * threads as there are cores, or one for a small log, unless `wanted` says how many.
+ */
+export async function* readSpans(
+  source: Source,
+  tiles: Tiles,
+  wanted?: number,
+): AsyncGenerator<Span | null> {
   const count = spansOf(tiles.size);
-  const threads = Math.min(availableParallelism(), count);
-  if (source.where === undefined || count < MIN_SPANS || threads < 2) {
+  const threads = wanted ?? (count < MIN_SPANS ? 1 : Math.min(availableParallelism(), count));
+  if (source.where === undefined || threads < 2) {
     for (let index = 0; index < count; index++) yield await readSpan(tiles, index);
     return;
   }

@@ -38,6 +38,8 @@ export type VerifyOptions = ({ readonly log: Verifier } | { readonly policy: Pol
   readonly requireSeals?: boolean;
   /** Other logs are verified with it (union.ts): chains may begin there. */
   readonly isPart?: boolean;
+  /** Threads to read with; if absent, as many as there are cores, and one for a small log. */
+  readonly threads?: number;
   /** Gets the number of entries that were checked so far. */
   readonly onProgress?: (done: number, total: number) => void;
 };
@@ -158,7 +160,7 @@ async function checkSpans(
 ): Promise<Set<number>> {
   const wrong = new Set<number>();
   let index = 0;
-  for await (const span of readSpans(source, tiles)) {
+  for await (const span of readSpans(source, tiles, options.threads)) {
     if (span === null || !walk.join(span)) {
       await checkEntries(tiles, index * SPAN_TILES, walk, findings, options);
     }

@@ -127,6 +127,7 @@ export class ChainMaker {
           : [...envelope, ...FACTS, { number: F_USER_AGENT, value: Buffer.alloc(fill, "a") }],
       );
     const bare = make(0).length;
+    if (bare > this.#entryBytes) throw new RangeError(`an entry has ${bare} bytes at least`);
     const bytes = isOpen ? make(0) : make(Math.max(0, this.#entryBytes - bare));
     this.#entry = Buffer.concat([Buffer.of(bytes.length >> 8, bytes.length & 0xff, 0), bytes]);
     this.#seqBytes = varintBytes(this.#seq);

@@ -1,0 +1,126 @@
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import type { VerifyReport } from "../exporter/audit/report.ts";
+import { openSource } from "../exporter/audit/source.ts";
+import { SPAN_ENTRIES } from "../exporter/audit/span.ts";
+import { verifyLog } from "../exporter/audit/verify.ts";
+import { hashLeaves } from "../exporter/log/hasher.ts";
+import { newSigner, parseVkey, type Verifier } from "../exporter/log/note.ts";
+import { Publisher } from "../exporter/log/publisher.ts";
+import { tilePath } from "../exporter/log/tile.ts";
+import { formatRecord } from "../exporter/log/wal.ts";
+import { fileStore } from "../exporter/store/file.ts";
+import { BATCH_COUNT_AT, BATCH_HEADER_BYTES } from "../record/wire.ts";
+import { ChainMaker } from "./bench/batches.ts";
+
+// A log of more than one span is read on threads, and what is found must be the same as on one.
+
+const PER_BATCH = 256;
+const SPAN_BATCHES = SPAN_ENTRIES / PER_BATCH;
+const signer = newSigner("spans.test/log", Buffer.alloc(32, 7));
+const log = parseVkey(signer.vkey) as Verifier;
+
+let root = "";
+/** Two spans and a partial tile, of three chains that go on from one to the other. */
+let whole = "";
+
+beforeAll(async () => {
+  root = mkdtempSync(join(tmpdir(), "meshseal-spans-"));
+  const chains = [1, 2, 3].map(() => new ChainMaker(300));
+  const batches = Array.from({ length: SPAN_BATCHES + 7 }, (_, i) =>
+    chains[i % chains.length]?.next(PER_BATCH),
+  );
+  batches.push(chains[0]?.next(100));
+  whole = await makeLog("whole", batches as Buffer[]);
+});
+
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+/** Makes the log of these batches, right or wrong: a publisher takes what it gets. */
+async function makeLog(name: string, batches: readonly Buffer[]): Promise<string> {
+  const dir = join(root, name);
+  const store = fileStore(join(dir, "log"), join(dir, "unfinished"));
+  const [signers, verifiers] = [[signer], [log]];
+  const publisher = new Publisher({ store, signer, signers, verifiers, onDiskFull: () => {} });
+  await publisher.restore(-1);
+  await publisher.recovered();
+  let first = 0;
+  for (const batch of batches) {
+    const count = batch.readUInt32BE(BATCH_COUNT_AT);
+    const entries = batch.subarray(BATCH_HEADER_BYTES);
+    await publisher.add(formatRecord(first, [entries], 0), hashLeaves(entries, count));
+    first += count;
+  }
+  await publisher.publish();
+  await publisher.close();
+  return dir;
+}
+
+/** Verifies with threads and without, and returns what both say. */
+async function verify(dir: string): Promise<VerifyReport> {
+  const source = await openSource(dir);
+  const one = await verifyLog(source, { log, threads: 1 });
+  expect(await verifyLog(source, { log, threads: 2 })).toEqual(one);
+  return one;
+}
+
+async function withFile(path: string, change: (bytes: Buffer) => Buffer): Promise<VerifyReport> {
+  const copy = join(root, "copy");
+  cpSync(whole, copy, { recursive: true });
+  const file = join(copy, "log", path);
+  const bytes = change(readFileSync(file));
+  rmSync(file);
+  writeFileSync(file, bytes);
+  const report = await verify(copy);
+  rmSync(copy, { recursive: true });
+  return report;
+}
+
+function flip(bytes: Buffer, at: number): Buffer {
+  bytes.writeUInt8(bytes.readUInt8(at) ^ 1, at);
+  return bytes;
+}
+
+test("every entry of a log of several spans is counted, and every chain is whole", async () => {
+  const report = await verify(whole);
+  const entries = (SPAN_BATCHES + 7) * PER_BATCH + 100;
+  expect(report).toMatchObject({ verdict: "verified", treeSize: entries, findings: [] });
+  expect(report.entries).toEqual({ open: 3, request: entries - 3 });
+  expect(report.chains).toHaveLength(3);
+  const sum = report.chains.reduce((all, chain) => all + chain.entries, 0);
+  expect(sum).toBe(entries);
+});
+
+test.each([0, 255, 262])("a flip in bundle %i is named by its entry", async (tile) => {
+  const path = tilePath({ level: "entries", index: tile, width: PER_BATCH });
+  const report = await withFile(path, (bytes) => flip(bytes, bytes.length - 1));
+  expect(report.verdict).toBe("tampered");
+  expect(report.findings[0]).toMatchObject({ cause: "entry", index: tile * PER_BATCH + 255 });
+});
+
+test("a flip in a tile of level 0 or 1, and a bundle cut short, are found", async () => {
+  const leaf = await withFile("tile/0/017", (bytes) => flip(bytes, 33));
+  expect(leaf.findings[0]).toMatchObject({ cause: "entry", index: 17 * PER_BATCH + 1 });
+  const node = await withFile("tile/1/000", (bytes) => flip(bytes, 5 * 32));
+  expect(node.findings[0]).toMatchObject({ cause: "tile", file: "tile/1/000" });
+  const cut = await withFile("tile/entries/017", (bytes) => bytes.subarray(0, -1));
+  expect(cut.findings[0]).toMatchObject({ cause: "entry", index: 17 * PER_BATCH + 255 });
+});
+
+test("a chain that does not go on from one span to the next is named at the seam", async () => {
+  const chain = new ChainMaker(300);
+  const first = Array.from({ length: SPAN_BATCHES }, () => chain.next(PER_BATCH));
+  const last = first.at(-1) as Buffer;
+  const twice = await verify(await makeLog("twice", [...first, last]));
+  expect(twice.findings[0]).toMatchObject({ cause: "duplicate", index: SPAN_ENTRIES });
+  chain.next(PER_BATCH);
+  const hole = await verify(await makeLog("hole", [...first, chain.next(PER_BATCH)]));
+  expect(hole.findings).toHaveLength(1);
+  expect(hole.findings[0]).toMatchObject({
+    cause: "missing",
+    index: SPAN_ENTRIES,
+    seq: SPAN_ENTRIES + PER_BATCH,
+  });
+});
