@@ -3,6 +3,7 @@ import { lstat, open, readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { request } from "undici";
 import { isDay, MAX_FILES, type ProofName, parseProofName } from "../anchor/proofs.ts";
+import { Unreachable } from "../audit/unreachable.ts";
 import { codeOf } from "../errors.ts";
 
 /** A proof at most, in bytes. */
@@ -53,7 +54,9 @@ export function inDirectory(dir: string): ProofSource {
 function overHttp(base: string): ProofSource {
   const read = async (path: string, limit: number): Promise<Buffer | null> => {
     const times = { headersTimeout: TIMEOUT_MS, bodyTimeout: TIMEOUT_MS };
-    const answer = await request(`${base}/${path}`, times);
+    const answer = await request(`${base}/${path}`, times).catch((error: unknown) => {
+      throw new Unreachable(`${base}: ${error instanceof Error ? error.message : error}`);
+    });
     if (answer.statusCode !== 200) {
       await answer.body.dump();
       return null;
