@@ -31,7 +31,8 @@ beforeAll(async () => {
     const state = (await (await request(`${exporter.url}/readyz`)).body.json()) as {
       treeSize: number;
     };
-    if (state.treeSize === 301) break;
+    // The exporter's own heartbeat may have come on a slow machine.
+    if (state.treeSize >= 301) break;
     await new Promise((done) => setTimeout(done, 20));
   }
 });
@@ -61,7 +62,11 @@ describe("verify", () => {
     expect(meshseal("verify", exporter.dir, "--key", key)).toMatchObject({ status: 0 });
     const overHttp = meshseal("verify", `${exporter.url}/log`, "--key", exporter.vkey, "--json");
     expect(overHttp.status).toBe(0);
-    expect(JSON.parse(overHttp.stdout)).toMatchObject({ verdict: "verified", treeSize: 301 });
+    expect(JSON.parse(overHttp.stdout)).toMatchObject({
+      verdict: "verified",
+      treeSize: expect.any(Number),
+      entries: { request: 299 },
+    });
   });
 
   test("says tampered with 1 for another key, incomplete with 2 for open chains where seals are required", () => {
@@ -92,8 +97,9 @@ describe("verify", () => {
     const args = ["verify", exporter.dir, "--policy", policy, "--last-seen", seen];
     expect(meshseal(...args)).toMatchObject({ status: 64 });
     expect(meshseal(...args, "--update-last-seen")).toMatchObject({ status: 0 });
-    expect(readFileSync(seen, "utf8")).toContain(`\n301\n`);
-    expect(meshseal(...args).stdout).toContain("extends the last-seen checkpoint of size 301");
+    const size = readFileSync(seen, "utf8").split("\n")[1];
+    expect(Number(size)).toBeGreaterThanOrEqual(301);
+    expect(meshseal(...args).stdout).toContain(`extends the last-seen checkpoint of size ${size}`);
   });
 
   test("says usage with 64", () => {
