@@ -1,5 +1,5 @@
 /**
- * Writes the examples in deploy/ and envoy-configs/file-xds/ with `meshseal init`: `npx tsx scripts/manifests.ts`. Digests are zeros there, since each
+ * Writes the examples in deploy/ with `meshseal init`: `npx tsx scripts/manifests.ts`. Digests are zeros there, since each
  * change to the filter changes them; test/install.test.ts holds the files to what init writes.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
