@@ -5,8 +5,7 @@
  */
 import { parseArgs } from "node:util";
 import { startExporter } from "../test/support/exporter.ts";
-import { fuzzIntake } from "../test/support/fuzz.ts";
-import { checkLog } from "../test/support/log.ts";
+import { checkFuzzedLog, fuzzIntake } from "../test/support/fuzz.ts";
 import { randomFrom } from "../test/support/random.ts";
 
 const { values } = parseArgs({
@@ -31,7 +30,7 @@ const result = await fuzzIntake({
 });
 const code = await exporter.stop();
 if (code !== 0) throw new Error(`the exporter ended with ${code}`);
-const report = await checkLog(exporter.dir);
+const report = await checkFuzzedLog(exporter.dir);
 console.log(
   JSON.stringify({ seed, ...result, verdict: report.verdict, treeSize: report.treeSize }),
 );

@@ -5,6 +5,8 @@ import { MeshsealError } from "../errors.ts";
 
 /** EX_USAGE of sysexits(3). */
 const USAGE = 64;
+/** EX_SOFTWARE: not foreseen. */
+const SOFTWARE = 70;
 
 /** Only the command that is asked for is loaded: most need neither HTTP server nor index. */
 const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
@@ -34,13 +36,9 @@ program.exitOverride().showHelpAfterError();
 try {
   await program.parseAsync();
 } catch (error) {
-  if (error instanceof CommanderError) {
-    process.exitCode = error.exitCode === 0 ? 0 : USAGE;
-  } else if (error instanceof MeshsealError) {
-    console.error(`meshseal: ${error.message}`);
-    process.exitCode = USAGE;
-  } else {
-    console.error(error);
-    process.exitCode = 70;
-  }
+  // The end, whatever else is open: a start that failed half-way must not linger.
+  if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? 0 : USAGE);
+  if (error instanceof MeshsealError) console.error(`meshseal: ${error.message}`);
+  else console.error(error);
+  process.exit(error instanceof MeshsealError ? USAGE : SOFTWARE);
 }
