@@ -3,8 +3,6 @@ import { defineConfig } from "vitest/config";
 /** `main` is what `npm test` runs; the others need more than Node and Envoy: scripts/test.mjs says what. */
 export default defineConfig({
   test: {
-    // Most of the time is spent waiting for Envoys and exporters.
-    maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 120_000,
     projects: [
