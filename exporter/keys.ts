@@ -6,7 +6,7 @@
  *     keys             every set of keys the log has had: tree size, time, verifier keys; public, served at /keys
  *     key.statement    what `meshseal rotate` did, until the next start has written it into the log
  */
-import { randomBytes } from "node:crypto";
+import { createPrivateKey, generateKeyPairSync, type KeyObject, randomBytes } from "node:crypto";
 import {
   closeSync,
   existsSync,
@@ -59,6 +59,25 @@ export function makeKey(prefix: string, name: string, type: number = ED25519): s
   writeNew(`${prefix}.key`, `${formatSkey(name, seed, type)}\n`, 0o600);
   writeNew(`${prefix}.vkey`, `${vkey}\n`, 0o644);
   return vkey;
+}
+
+/** Returns the P-256 key that signs for Rekor in `<dir>/rekor.key`, made now if it is not there; its public half is beside it. */
+export function loadRekorKey(dir: string): KeyObject {
+  const path = join(dir, "rekor.key");
+  if (!existsSync(path)) {
+    const { privateKey, publicKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+    const pem = publicKey.export({ type: "spki", format: "pem" }).toString();
+    rmSync(join(dir, "rekor.pub"), { force: true });
+    writeNew(join(dir, "rekor.pub"), pem, 0o644);
+    writeNew(path, privateKey.export({ type: "pkcs8", format: "pem" }).toString(), 0o600);
+  }
+  try {
+    const key = createPrivateKey(readFileSync(path));
+    if (key.asymmetricKeyDetails?.namedCurve === "prime256v1") return key;
+  } catch {
+    // Said below.
+  }
+  throw new MeshsealError(`${path} holds no P-256 key in PEM.`);
 }
 
 /**

@@ -9,7 +9,7 @@ import { buildFilter, fail, installPackages, ROOT } from "./setup.mjs";
 const OTHERS = {
   interop: {
     needs: "Go 1.25 or newer (https://go.dev/dl), Python 3, and OpenSSH's ssh-agent",
-    shows: "Go's tlog and note packages, Tessera's fsck and litewitness take our logs",
+    shows: "Go's tlog and note packages, Tessera's fsck, litewitness and Rekor take our logs",
     isReady: () =>
       spawnSync("go", ["version"], { stdio: "ignore" }).status === 0 &&
       spawnSync("python3", ["--version"], { stdio: "ignore" }).status === 0 &&

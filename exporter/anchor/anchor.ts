@@ -22,7 +22,7 @@ export type Proof = {
 };
 
 export type Anchor = {
-  readonly kind: "witness" | "rfc3161" | "opentimestamps" | "put" | "peer";
+  readonly kind: "witness" | "rfc3161" | "opentimestamps" | "rekor" | "git" | "put" | "peer";
   /** Unique, and part of file names: NAME_PATTERN. */
   readonly name: string;
   /** Ending of its proofs' names. */
@@ -44,12 +44,17 @@ export type Target = Pick<Anchor, "name" | "everyMs" | "timeoutMs"> & { readonly
 
 export const NAME_PATTERN: RegExp = /^[a-z0-9][a-z0-9-]{0,62}$/;
 
+/** The name of the replicas together. They are no outsiders: nobody else has it. */
+export const PEERS = "peers";
+
 /** Endings of proofs' names, by kind. */
 export const SUFFIXES = {
   witness: "cosignature",
   peer: "cosignature",
   rfc3161: "tsr",
   opentimestamps: "ots",
+  rekor: "rekor",
+  git: "git",
   put: "put",
 } as const;
 

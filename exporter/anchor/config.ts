@@ -7,9 +7,11 @@ import { MeshsealError } from "../errors.ts";
 import { parseCosignerVkey } from "../log/cosignature.ts";
 import { parseVkey, type Verifier } from "../log/note.ts";
 import { parseTlogPolicy, type TlogPolicy } from "../log/tlog-policy.ts";
-import { NAME_PATTERN, type Target } from "./anchor.ts";
+import { NAME_PATTERN, PEERS, type Target } from "./anchor.ts";
+import { BRANCH_PATTERN, type GitTarget, REMOTE_PATTERN } from "./git.ts";
 import type { CalendarsOptions } from "./opentimestamps.ts";
 import type { PutTarget } from "./put.ts";
+import type { RekorTarget } from "./rekor.ts";
 import { parseCertificates } from "./timestamp-token.ts";
 
 export type PeerConfig = {
@@ -24,6 +26,8 @@ export type AnchorsConfig = {
   readonly witnesses: (Omit<Target, "url"> & { readonly policy: TlogPolicy }) | null;
   readonly timestamps: readonly TimestampConfig[];
   readonly opentimestamps: CalendarsOptions | null;
+  readonly rekor: readonly RekorTarget[];
+  readonly git: readonly GitTarget[];
   readonly puts: readonly PutTarget[];
   /** The role of a witness for other logs. */
   readonly witness: {
@@ -61,6 +65,30 @@ const Schema = z.strictObject({
       timeoutSeconds: seconds(30),
     })
     .optional(),
+  rekor: z
+    .array(
+      z.strictObject({
+        name,
+        url,
+        key: text.optional(),
+        everySeconds: seconds(300),
+        timeoutSeconds: seconds(30),
+      }),
+    )
+    .max(32)
+    .default([]),
+  git: z
+    .array(
+      z.strictObject({
+        name,
+        remote: z.string().max(2048).regex(REMOTE_PATTERN, "must be a URL, host:path or a path"),
+        branch: z.string().regex(BRANCH_PATTERN, "is no branch").default("main"),
+        everySeconds: seconds(600),
+        timeoutSeconds: seconds(60),
+      }),
+    )
+    .max(32)
+    .default([]),
   put: z
     .array(
       z.strictObject({
@@ -131,6 +159,11 @@ export function parseAnchors(source: string, read: (file: string) => string): An
       roots: roots === undefined ? [] : parseCertificates(read(roots)),
     })),
     opentimestamps: given.opentimestamps === undefined ? null : timed(given.opentimestamps),
+    rekor: given.rekor.map(({ key: vkey, ...target }) => ({
+      ...timed(target),
+      keys: vkey === undefined ? [] : [key(vkey, parseVkey, "Rekor log's verifier key")],
+    })),
+    git: given.git.map(timed),
     puts: given.put.map(timed),
     witness:
       given.witness === undefined
@@ -148,6 +181,7 @@ export function parseAnchors(source: string, read: (file: string) => string): An
     maxAgeMs: given.maxAgeSeconds * 1000,
   };
   const names = anchorNames(config);
+  if (names.includes(PEERS)) throw new Error(`no anchor may be named ${PEERS}`);
   for (const [i, anchor] of names.entries()) {
     if (names.indexOf(anchor) !== i) throw new Error(`two anchors are named ${anchor}`);
   }
@@ -159,8 +193,8 @@ export function parseAnchors(source: string, read: (file: string) => string): An
 
 /** Names of the anchors by outsiders. */
 export function anchorNames(config: AnchorsConfig): string[] {
-  const { witnesses, timestamps, opentimestamps, puts } = config;
-  const all = [witnesses, ...timestamps, opentimestamps, ...puts];
+  const { witnesses, timestamps, opentimestamps, rekor, git, puts } = config;
+  const all = [witnesses, ...timestamps, opentimestamps, ...rekor, ...git, ...puts];
   return all.flatMap((anchor) => (anchor === null ? [] : [anchor.name]));
 }
 

@@ -5,21 +5,23 @@ import type { Logger } from "pino";
 import type { Registry } from "prom-client";
 import { KIND_ANCHORS, KIND_PEERS } from "../../record/fields.ts";
 import type { OwnChain } from "../intake/own-chain.ts";
-import { loadCosigner } from "../keys.ts";
+import { loadCosigner, loadRekorKey } from "../keys.ts";
 import { openCheckpoint } from "../log/checkpoint.ts";
 import type { Verifier } from "../log/note.ts";
 import { proveConsistency } from "../log/prover.ts";
 import { NO_WITNESSES, type TlogPolicy } from "../log/tlog-policy.ts";
-import type { Anchor, Subject } from "./anchor.ts";
+import { type Anchor, PEERS, type Subject } from "./anchor.ts";
 import type { AnchorsConfig } from "./config.ts";
 import { Cosigned, onlyOwnLines } from "./cosigned.ts";
 import { anchorsEntry, peersEntry } from "./entries.ts";
+import { gitRemote } from "./git.ts";
 import { entryAges } from "./latency.ts";
 import { anchorMetrics } from "./metrics.ts";
 import { openTimestamps } from "./opentimestamps.ts";
 import { proofRoutes } from "./proof-routes.ts";
 import { Proofs } from "./proofs.ts";
 import { httpPut } from "./put.ts";
+import { rekor } from "./rekor.ts";
 import { timestamps } from "./rfc3161.ts";
 import { type AnchorState, Runner } from "./runner.ts";
 import { witnesses } from "./witness.ts";
@@ -134,6 +136,11 @@ export function createAnchoring(options: AnchoringOptions): Anchoring {
       anchors.push(timestamps(target, { roots: target.roots, policies: [] }));
     }
     if (config.opentimestamps !== null) anchors.push(openTimestamps(config.opentimestamps));
+    if (config.rekor.length > 0) {
+      const signer = loadRekorKey(data);
+      anchors.push(...config.rekor.map((target) => rekor(target, signer)));
+    }
+    anchors.push(...config.git.map((target) => gitRemote(target, join(data, "git"), log.name)));
     anchors.push(...config.puts.map(httpPut));
     if (config.peers.length > 0) {
       const cosigners = config.peers.map(({ url, cosigner }, i) => ({
@@ -141,7 +148,7 @@ export function createAnchoring(options: AnchoringOptions): Anchoring {
         verifier: cosigner,
         url: `${url.replace(/\/+$/, "")}/peer`,
       }));
-      const timing = { name: "peers", everyMs: PEER_EVERY_MS, timeoutMs: PEER_TIMEOUT_MS };
+      const timing = { name: PEERS, everyMs: PEER_EVERY_MS, timeoutMs: PEER_TIMEOUT_MS };
       anchors.push(group("peer", { ...NO_WITNESSES, witnesses: cosigners }, timing, null));
     }
     return anchors;

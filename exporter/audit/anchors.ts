@@ -3,17 +3,26 @@
  * and whether what the policy asks for is there.
  */
 import { decodeEntry } from "../../record/codec.ts";
+import { SUFFIXES } from "../anchor/anchor.ts";
 import type { ProofName } from "../anchor/proofs.ts";
 import { openCheckpoint, parseCheckpoint } from "../log/checkpoint.ts";
 import { cosignedAt } from "../log/cosignature.ts";
 import { MAX_NOTE_BYTES, openNote, parseNote } from "../log/note.ts";
 import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
 import { hasQuorum } from "../log/tlog-policy.ts";
+import { readHistory } from "./git-history.ts";
 import { judgeProof } from "./judge-proof.ts";
-import { type AnchorKind, logKeysAt, type Policy, type Requirement } from "./policy.ts";
+import {
+  type AnchorKind,
+  type GitTrust,
+  logKeysAt,
+  type Policy,
+  type Requirement,
+} from "./policy.ts";
 import { MAX_PROOF_BYTES, type ProofSource } from "./proofs.ts";
 import { type AnchorReport, type Findings, isoTime } from "./report.ts";
 import type { Tiles } from "./tiles.ts";
+import { Unreachable } from "./unreachable.ts";
 
 /** The proofs that were there before the log's checkpoint was read. */
 export type Anchored = {
@@ -41,6 +50,11 @@ export class AnchorCheck {
   readonly #reports = new Map<string, { report: AnchorReport; count: number }>();
   readonly #reached: { kind: AnchorKind; name: string; size: number }[] = [];
   readonly #unknown = new Set<string>();
+  /** What each clone's history holds of this log. */
+  readonly #git = new Map<
+    string,
+    { readonly trust: GitTrust; readonly commits: Set<string>; newest: number }
+  >();
 
   constructor(tiles: Tiles, policy: Policy, origin: string, findings: Findings) {
     this.#tiles = tiles;
@@ -90,6 +104,60 @@ export class AnchorCheck {
     }
   }
 
+  /** Takes the histories of Git remotes that the policy names clones of. */
+  async histories(): Promise<void> {
+    for (const trust of this.#policy.git) {
+      if (this.#git.has(trust.name)) continue;
+      const held = { trust, commits: new Set<string>(), newest: -1 };
+      this.#git.set(trust.name, held);
+      let last: { commit: string; time: number; size: number } | null = null;
+      try {
+        for await (const { commit, time, note } of readHistory(trust, this.#origin)) {
+          const size = await this.checkpoint(note, `${trust.remote} at commit ${commit}`);
+          if (size < 0) continue;
+          held.commits.add(commit);
+          if (size >= held.newest) last = { commit, time, size };
+          held.newest = Math.max(held.newest, size);
+        }
+      } catch (error) {
+        if (error instanceof Unreachable) throw error;
+        const message = `the history of ${trust.remote}: ${error instanceof Error ? error.message : error}`;
+        this.#findings.add({ severity: "cannot-say", cause: "git", message });
+        continue;
+      }
+      if (last === null) continue;
+      const { commit, size } = last;
+      this.#reached.push({ kind: "git", name: trust.name, size });
+      const time = isoTime(last.time);
+      const says = `The first ${size} entries are in the history of ${trust.remote} at commit ${commit}, committed at ${time} by the log's own clock; ${held.commits.size} checkpoints of this log are there.`;
+      this.#report({
+        kind: "git",
+        name: trust.name,
+        status: "verified",
+        treeSize: size,
+        time,
+        says,
+      });
+    }
+  }
+
+  /** A commit that the remote had taken must be in its history, unless the clone is older. */
+  #commit({ name, size }: ProofName, bytes: Buffer, file: string): void {
+    const { commit = "", remote = "?" } = commitOf(bytes) ?? {};
+    const report = { kind: "git", name, treeSize: size } as const;
+    const held = this.#git.get(name);
+    if (held?.commits.has(commit)) return;
+    if (held === undefined || size > held.newest) {
+      const why = held === undefined ? "no clone of it was given" : "the clone is older";
+      const says = `The checkpoint of ${size} entries is said to be at commit ${commit} of ${remote}, which was not checked: ${why}.`;
+      this.#report({ ...report, status: "not-checked", says });
+      return;
+    }
+    const message = `${file}: commit ${commit} with ${size} entries is not in the history of ${held.trust.remote}: it was rewritten`;
+    this.#findings.add({ severity: "tampered", cause: "git-rewritten", file, message });
+    this.#report({ ...report, status: "failed", says: message });
+  }
+
   /** Judges what the policy asks for, and returns all reports. */
   async end(notes: string[]): Promise<AnchorReport[]> {
     for (const required of this.#policy.required) await this.#require(required);
@@ -108,6 +176,10 @@ export class AnchorCheck {
     const { name, size, suffix } = proof;
     if (suffix === "cosignature") {
       await this.checkpoint(Buffer.concat([note, bytes]), file);
+      return;
+    }
+    if (suffix === SUFFIXES.git) {
+      this.#commit(proof, bytes, file);
       return;
     }
     const judged = judgeProof(suffix, { name, size, note, bytes }, this.#policy);
@@ -201,6 +273,17 @@ async function entryTime(tiles: Tiles, index: number): Promise<number | null> {
   const entries = bundle && parseBundle(bundle, tiles.tileAt("entries", at).width);
   const entry = entries?.[index % TILE_WIDTH];
   return (entry && decodeEntry(entry)?.time) ?? null;
+}
+
+/** Returns what a proof of the anchor `git` says, or null. */
+function commitOf(bytes: Buffer): { commit: string; remote: string } | null {
+  try {
+    const { commit, remote } = JSON.parse(bytes.toString()) as Record<string, unknown>;
+    if (typeof commit !== "string" || typeof remote !== "string") return null;
+    return { commit: commit.slice(0, 64), remote: remote.slice(0, 2048) };
+  } catch {
+    return null;
+  }
 }
 
 function describe({ anchor, name }: Requirement, { witnesses }: Policy): string {

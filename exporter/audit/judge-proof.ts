@@ -1,7 +1,10 @@
 /** What one proof by an outsider says of one checkpoint, by the keys that the policy gives. Pure: dispatches to each kind's verifier. */
 import { attestationsOf, blockTime, OtsError, parseOts } from "../anchor/ots.ts";
+import { verifyRekor } from "../anchor/rekor-entry.ts";
 import { verifyTimestamp } from "../anchor/timestamp-token.ts";
+import { cosignedAt } from "../log/cosignature.ts";
 import { sha256 } from "../log/merkle.ts";
+import { openNote } from "../log/note.ts";
 import type { AnchorKind, Policy } from "./policy.ts";
 import { type AnchorReport, isoTime } from "./report.ts";
 
@@ -24,6 +27,7 @@ export type Judged = {
 export function judgeProof(suffix: string, given: Given, policy: Policy): Judged | null {
   if (suffix === "tsr") return judgeTimestamp(given, policy);
   if (suffix === "ots") return judgeOts(given, policy);
+  if (suffix === "rekor") return judgeRekor(given, policy);
   if (suffix === "put") return judgePut(given);
   return null;
 }
@@ -94,6 +98,31 @@ function judgeOts({ name, size, note, bytes }: Given, { bitcoinHeaders }: Policy
     const says = `The proof ${name} is broken: ${error.message}.`;
     return { report: { ...report, status: "failed", says } };
   }
+}
+
+function judgeRekor({ name, size, note, bytes }: Given, { rekorLogs, witnesses }: Policy): Judged {
+  const report = { kind: "rekor", name, treeSize: size } as const;
+  const verdict = verifyRekor(bytes, sha256(note), rekorLogs);
+  if (verdict.status === "invalid") {
+    const says = `The proof ${name} is broken: ${verdict.reason}.`;
+    return { report: { ...report, status: "failed", says } };
+  }
+  const { origin, index, treeSize, checkpoint } = verdict;
+  if (verdict.status === "untrusted") {
+    const says = `The first ${size} entries are said to be in the log ${origin} at index ${index}, and that was not checked: no key of ${origin} was given.`;
+    return { report: { ...report, status: "not-checked", says } };
+  }
+  const times = witnesses.witnesses.flatMap(({ verifier }) => {
+    const signature = openNote(checkpoint, [verifier])?.verified[0];
+    return signature === undefined ? [] : [cosignedAt(signature)];
+  });
+  const time = times.length > 0 ? isoTime(Math.min(...times)) : undefined;
+  const when = time === undefined ? ", which states no time" : `, which a witness saw at ${time}`;
+  const says = `The first ${size} entries are in the public log ${origin} at index ${index} of ${treeSize}${when}.`;
+  return {
+    report: { ...report, name: origin, status: "verified", says, ...(time && { time }) },
+    counts: { kind: "rekor", name: origin },
+  };
 }
 
 function judgePut({ name, size, bytes }: Given): Judged {

@@ -7,6 +7,7 @@ import { createPublicKey, type KeyObject, type X509Certificate } from "node:cryp
 import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
+import { BRANCH_PATTERN } from "../anchor/git.ts";
 import { parseCertificates } from "../anchor/timestamp-token.ts";
 import { MeshsealError } from "../errors.ts";
 import { parseVkey, type Verifier } from "../log/note.ts";
@@ -35,7 +36,24 @@ export type ProxyTrust = {
   readonly keyId?: string | undefined;
 };
 
-export const ANCHOR_KINDS = ["witness", "rfc3161", "opentimestamps"] as const;
+/** A Git remote's history, in a clone that the verifier has fetched. */
+export type GitTrust = {
+  /** The name that the log's operator gave the anchor. */
+  readonly name: string;
+  readonly clone: string;
+  readonly branch: string;
+  /** Where the clone is from, for people. */
+  readonly remote: string;
+};
+
+export const ANCHOR_KINDS = [
+  "witness",
+  "rfc3161",
+  "opentimestamps",
+  "rekor",
+  "git",
+  "object-lock",
+] as const;
 export type AnchorKind = (typeof ANCHOR_KINDS)[number];
 
 /** What must have been anchored: all entries but those of the log's last `maxAgeSeconds`. */
@@ -52,6 +70,9 @@ export type Policy = {
   readonly tsas: readonly TsaTrust[];
   /** Bitcoin block headers of 80 bytes, by height; null where none were given. */
   readonly bitcoinHeaders: ReadonlyMap<number, Buffer> | null;
+  /** Keys of Rekor logs; a requirement names one by its key's name. */
+  readonly rekorLogs: readonly Verifier[];
+  readonly git: readonly GitTrust[];
   readonly proxies: readonly ProxyTrust[];
   /** Signed checkpoints that were seen before. */
   readonly lastSeen: readonly Buffer[];
@@ -84,6 +105,18 @@ const Schema = z.strictObject({
     .max(MAX_LIST)
     .default([]),
   bitcoinHeaders: text.optional(),
+  rekorLogs: z.array(text).max(MAX_LIST).default([]),
+  git: z
+    .array(
+      z.strictObject({
+        name: text,
+        clone: text,
+        branch: z.string().regex(BRANCH_PATTERN, "is no branch").default("main"),
+        remote: text.optional(),
+      }),
+    )
+    .max(MAX_LIST)
+    .default([]),
   proxies: z
     .array(
       z.strictObject({
@@ -115,6 +148,8 @@ export function policyOf(log: Verifier): Policy {
     witnesses: NO_WITNESSES,
     tsas: [],
     bitcoinHeaders: null,
+    rekorLogs: [],
+    git: [],
     proxies: [],
     lastSeen: [],
     required: [],
@@ -125,14 +160,14 @@ export function policyOf(log: Verifier): Policy {
 export function readPolicy(path: string): Policy {
   const read = (name: string): Buffer => readFileSync(resolve(dirname(path), name));
   try {
-    return parsePolicy(readFileSync(path, "utf8"), read);
+    return parsePolicy(readFileSync(path, "utf8"), read, dirname(path));
   } catch (error) {
     throw new MeshsealError(`--policy ${path}: ${error instanceof Error ? error.message : error}`);
   }
 }
 
-/** Returns the policy in `source`, whose file names `read` resolves. Throws an Error that says what is wrong. */
-export function parsePolicy(source: string, read: ReadFile): Policy {
+/** Returns the policy in `source`, whose file names `read` resolves; directories are below `base`. Throws an Error that says what is wrong. */
+export function parsePolicy(source: string, read: ReadFile, base = "."): Policy {
   if (!source.trimStart().startsWith("{")) return fromTlogPolicy(parseTlogPolicy(source));
   const parsed = Schema.safeParse(JSON.parse(source));
   if (!parsed.success) throw new PolicyError(z.prettifyError(parsed.error));
@@ -160,6 +195,13 @@ export function parsePolicy(source: string, read: ReadFile): Policy {
     })),
     bitcoinHeaders:
       given.bitcoinHeaders === undefined ? null : parseHeaders(read(given.bitcoinHeaders)),
+    rekorLogs: given.rekorLogs.map((key) => readVkey(key, read)),
+    git: given.git.map(({ name, clone, branch, remote }) => ({
+      name,
+      clone: resolve(base, clone),
+      branch,
+      remote: remote ?? clone,
+    })),
     proxies: given.proxies.map(({ key, ...whose }) => ({ key: readProxyKey(key, read), ...whose })),
     lastSeen: given.lastSeen.map((name) => read(name)),
     required: given.require,

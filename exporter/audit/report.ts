@@ -30,7 +30,7 @@ export type ChainReport = {
 
 /** What one anchor proves, or why it proves nothing here. */
 export type AnchorReport = {
-  /** witness, quorum, rfc3161, opentimestamps, put. */
+  /** witness, quorum, rfc3161, opentimestamps, rekor, git, object-lock, put. */
   readonly kind: string;
   readonly name: string;
   /** `not-checked`: no key was given; `pending`: its proof is not complete yet; `failed`: it does not verify. */

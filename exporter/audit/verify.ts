@@ -90,6 +90,7 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     }
     const outsiders = new AnchorCheck(tiles, policy, origin, findings);
     await outsiders.checkpoint(note ?? Buffer.alloc(0), "checkpoint");
+    await outsiders.histories();
     if (anchored !== null) await outsiders.anchored(anchored);
     anchors.push(...(await outsiders.end(notes)));
   }

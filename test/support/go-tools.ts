@@ -23,13 +23,14 @@ type Tool = {
   readonly package: string;
 };
 
-export type GoTool = "meshseal-istio" | "helm" | "kustomize" | "litewitness";
+export type GoTool = "meshseal-istio" | "helm" | "kustomize" | "litewitness" | "rekor";
 
 const TOOLS: Readonly<Record<GoTool, Tool>> = {
   "meshseal-istio": { module: "istio", package: "." },
   helm: { package: "helm.sh/helm/v3/cmd/helm@v3.22.0" },
   kustomize: { package: "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1" },
   litewitness: { package: "filippo.io/torchwood/cmd/litewitness@v0.9.0" },
+  rekor: { package: "github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix@v2.3.0" },
 };
 
 /** Returns the path of the program, and builds it first where it is not there yet: some minutes for the large ones. */
