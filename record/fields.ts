@@ -31,6 +31,8 @@ export const KIND_SIGNATURE: u32 = 8;
 export const KIND_CLOSE: u32 = 9;
 
 // What a log writes about itself, on its own chain: running and reading the log leaves a log.
+export const FIRST_OWN_KIND: u32 = 16;
+export const LAST_OWN_KIND: u32 = 31;
 export const KIND_ANCHORS: u32 = 16;
 export const KIND_PEERS: u32 = 17;
 export const KIND_VERIFY_RESULT: u32 = 18;
@@ -195,6 +197,11 @@ export const F_VERIFY_FINDING: u32 = 174;
 // `peers`: a chain that another log began goes on here.
 export const F_TAKEN_UP: u32 = 175;
 
+// `anchors`: when an outsider first saw how much of the log, one after the other in each field.
+export const F_OUTSIDE_FROM: u32 = 210;
+export const F_OUTSIDE_SIZE: u32 = 211;
+export const F_OUTSIDE_TIME: u32 = 212;
+
 // `key`: the log's keys have changed. The first is the one that receipts are signed with.
 export const F_KEY: u32 = 190;
 export const F_KEY_STATEMENT: u32 = 191;
@@ -304,6 +311,8 @@ export const MAX_HINTS: u32 = 64;
 /** Keys that a log can have at a time, and digests in one `refused`. */
 export const MAX_KEYS: u32 = 16;
 export const MAX_REFUSED_DIGESTS: u32 = 32;
+/** Steps in one `anchors`: an outsider every few seconds. */
+export const MAX_STEPS: u32 = 64;
 /** Anchors in one `anchors`, peers in one `peers`. */
 export const MAX_ANCHORS: u32 = 32;
 export const MAX_PEERS: u32 = 16;
@@ -554,6 +563,9 @@ export function fieldTable(): Field[] {
       MAX_REFUSED_DIGESTS,
       REFUSED,
     ),
+    new Field(F_OUTSIDE_FROM, "outside_from", TYPE_UINT, 0, 0, MAX_STEPS, ANCHORS),
+    new Field(F_OUTSIDE_SIZE, "outside_size", TYPE_UINT, 0, 0, MAX_STEPS, ANCHORS),
+    new Field(F_OUTSIDE_TIME, "outside_time", TYPE_UINT, 0, 0, MAX_STEPS, ANCHORS),
     new Field(F_CUT, "cut", TYPE_UINT, 0, 0, 64, ALL),
   ];
 }

@@ -1,14 +1,25 @@
-import { chmodSync, cpSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { execFile } from "node:child_process";
+import {
+  chmodSync,
+  cpSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer as createHttpServer } from "node:http";
 import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { request } from "undici";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parsePolicy } from "../exporter/audit/policy.ts";
 import { inDirectory } from "../exporter/audit/proofs.ts";
 import type { VerifyReport } from "../exporter/audit/report.ts";
 import { openSource } from "../exporter/audit/source.ts";
+import { verifyLogs } from "../exporter/audit/union.ts";
 import { verifyLog } from "../exporter/audit/verify.ts";
 import { makeKey } from "../exporter/keys.ts";
 import { COSIGNATURE, parseCosignerVkey } from "../exporter/log/cosignature.ts";
@@ -63,6 +74,20 @@ async function startShelf(): Promise<Shelf> {
       await new Promise((done) => server.close(done));
     },
   };
+}
+
+const MAIN = join(import.meta.dirname, "../exporter/cli/main.ts");
+
+/** Runs the command. */
+async function meshseal(...args: string[]): Promise<{ code: number; stdout: string }> {
+  const run = promisify(execFile);
+  try {
+    const { stdout } = await run(process.execPath, ["--import", "tsx", MAIN, ...args]);
+    return { code: 0, stdout };
+  } catch (error) {
+    const { code, stdout } = error as { code: number; stdout: string };
+    return { code, stdout };
+  }
 }
 
 type Details = { name: string; status: string; size: number; error: string };
@@ -254,6 +279,24 @@ describe("verify, by a policy from outside", () => {
     expect(other.verdict).toBe("incomplete");
   });
 
+  test("the delay to the first outsider is measured from entries; a proof that the log got and that is gone is named", async () => {
+    const { delays, anchors } = await verified({});
+    expect(delays?.entries).toBeGreaterThan(0);
+    // Both exporters had a minute at most; a negative delay is none.
+    expect(delays?.medianSeconds).toBeGreaterThanOrEqual(0);
+    expect(delays?.worstSeconds).toBeGreaterThanOrEqual(delays?.medianSeconds ?? 0);
+    const copy = mkdtempSync(join(tmpdir(), "meshseal-anchors-"));
+    cpSync(join(dir(), "anchors"), copy, { recursive: true });
+    for (const name of readdirSync(copy, { recursive: true, encoding: "utf8" }))
+      if (name.endsWith(".tsr")) rmSync(join(copy, name), { force: true });
+    const lost = await verified({ require: [] }, copy);
+    expect(lost.verdict).toBe("incomplete");
+    const named = lost.findings.filter(({ cause }) => cause === "anchor-lost");
+    expect(named).toHaveLength(1);
+    expect(named[0]?.message).toMatch(/got \d+ proofs by tsa that are not here/);
+    expect(anchors.some(({ kind }) => kind === "rfc3161")).toBe(true);
+  });
+
   test("a changed proof, and a log that was put back below an anchored size, are found", async () => {
     const copy = mkdtempSync(join(tmpdir(), "meshseal-anchors-"));
     cpSync(join(dir(), "anchors"), copy, { recursive: true });
@@ -281,6 +324,51 @@ describe("verify, by a policy from outside", () => {
     );
     expect(report.verdict).toBe("tampered");
     expect(report.findings.map(({ cause }) => cause)).toContain("anchor-contradicted");
+  });
+
+  test("the command checks all of it over HTTP, and two replicas together", async () => {
+    const [side, other] = sides as [Side, Side];
+    const file = join(dir(), "policy.json");
+    const logs = [{ key: side.log }, { key: other.log }];
+    writeFileSync(
+      file,
+      JSON.stringify({ ...policy, logs, timestampAuthorities: [{ name: "tsa", roots: tsa.root }] }),
+    );
+    const args = ["--anchors", join(dir(), "anchors.json")];
+    const again = await startExporter({ dir: dir(), args });
+    const served = await meshseal("verify", `${again.url}/log`, "--policy", file);
+    expect(served).toMatchObject({ code: 0 });
+    expect(served.stdout).toMatch(/^VERIFIED/);
+    expect(served.stdout).toContain("by the time stamp authority tsa");
+    expect(served.stdout).toContain("entries were witnessed by 1 of 1");
+    expect(served.stdout).toMatch(/outsiders {3}saw an entry after [\d.]+ s \(median\)/);
+    expect(await again.stop()).toBe(0);
+
+    writeFileSync(file, JSON.stringify({ logs }));
+    const anchors = ["--anchors", join(dir(), "anchors"), join(other.dir, "anchors")];
+    const both = await meshseal("verify", dir(), other.dir, "--policy", file, ...anchors);
+    expect(both.stdout).toMatch(
+      /replica\.example\/a has seen replica\.example\/b with \d+ entries, which it has/,
+    );
+    expect(both.stdout).toContain("rfc3161 not-checked");
+    expect(both.code).toBe(0);
+    // The other one with its key, and another history.
+    const rolled = await memoryLog("replica.example/b", "rolled back");
+    await rolled.grow(1, 1_767_139_200);
+    const key = parseSkey(readFileSync(join(other.dir, "log.key"), "utf8").trim());
+    const note = await rolled.store.get("checkpoint");
+    const text = note?.toString().slice(0, note.indexOf("\n\n") + 1) ?? "";
+    const signed = Buffer.from(signNote(text, key === null ? [] : [key]));
+    const { read } = rolled.source;
+    const source = {
+      read: async (path: string, limit: number) =>
+        path === "checkpoint" ? signed : read(path, limit),
+    };
+    const parsed = parsePolicy(JSON.stringify({ logs }), (name) => readFileSync(name));
+    const report = await verifyLogs([await openSource(dir()), source], { policy: parsed });
+    expect(report.findings).toMatchObject([{ severity: "tampered", cause: "peer-contradicted" }]);
+    const alone = await verifyLogs([await openSource(dir())], { policy: parsed });
+    expect(alone.findings).toMatchObject([{ severity: "incomplete", cause: "peer-missing" }]);
   });
 
   test("a Bitcoin block that came later is asked for after a restart, and proves the time with its header", async () => {

@@ -6,8 +6,19 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { newSigner, parseSkey, parseVkey, type Verifier } from "../exporter/log/note.ts";
 import { openReceipt, signReceipt } from "../exporter/log/receipt.ts";
 import { formatBatch, parseBatchHeader } from "../record/batch.ts";
+import { encodeEntry } from "../record/codec.ts";
+import {
+  F_CHAIN,
+  F_KIND,
+  F_PREV,
+  F_SALT,
+  F_SEQ,
+  F_TIME,
+  KIND_ANCHORS,
+  KIND_HEARTBEAT,
+} from "../record/fields.ts";
 import { BATCH_TYPE, MAX_BATCH_BYTES } from "../record/wire.ts";
-import { makeChain } from "./support/chains.ts";
+import { lastOf, makeChain } from "./support/chains.ts";
 import { type Exporter, startExporter } from "./support/exporter.ts";
 import { checkLog } from "./support/log.ts";
 
@@ -144,6 +155,25 @@ describe("batches", () => {
     const [a] = makeChain(small) as [Uint8Array];
     expect(await post(change(a))).toMatchObject({ status: 400, refusal: "malformed" });
     expect(await post(a)).toMatchObject({ status: 200, nextSeq: 4 });
+  });
+
+  test("with an entry that only a log writes are malformed: no proxy speaks of the log's anchors", async () => {
+    const [a] = makeChain(small) as [Uint8Array];
+    expect(await post(a)).toMatchObject({ status: 200, nextSeq: 4 });
+    const { chain, seq, digest } = lastOf(a);
+    const next = (kind: number): Uint8Array => {
+      const entry = encodeEntry([
+        { number: F_KIND, value: kind },
+        { number: F_CHAIN, value: chain },
+        { number: F_SEQ, value: seq + 1 },
+        { number: F_PREV, value: digest },
+        { number: F_TIME, value: Date.now() * 1000 },
+        { number: F_SALT, value: chain },
+      ]);
+      return formatBatch(chain, seq + 1, [entry]);
+    };
+    expect(await post(next(KIND_ANCHORS))).toMatchObject({ status: 400, refusal: "malformed" });
+    expect(await post(next(KIND_HEARTBEAT))).toMatchObject({ status: 200, nextSeq: 5 });
   });
 
   test("that are too large, or of another type, are refused", async () => {

@@ -13,9 +13,9 @@ import { NO_WITNESSES, type TlogPolicy } from "../log/tlog-policy.ts";
 import { type Anchor, PEERS, type Subject } from "./anchor.ts";
 import type { AnchorsConfig } from "./config.ts";
 import { Cosigned, onlyOwnLines } from "./cosigned.ts";
-import { anchorsEntry, peersEntry } from "./entries.ts";
+import { anchorsEntry, peersEntry, Steps } from "./entries.ts";
 import { gitRemote } from "./git.ts";
-import { entryAges } from "./latency.ts";
+import { bundlesAt, entryAges } from "./latency.ts";
 import { anchorMetrics } from "./metrics.ts";
 import { openTimestamps } from "./opentimestamps.ts";
 import { proofRoutes } from "./proof-routes.ts";
@@ -73,12 +73,17 @@ export function createAnchoring(options: AnchoringOptions): Anchoring {
   let outside = 0;
   /** Entries from before are not measured: nobody was to anchor them. */
   let since = Date.now();
+  /** What was in the log when the first anchor began: nobody was to see it before. */
+  let firstSize = options.treeSize();
+  const steps = new Steps();
   const onProved = (anchor: Anchor, subject: Subject): void => {
     metrics.attempts.inc({ anchor: anchor.name, outcome: "proved" });
     if (anchor.kind === "peer" || subject.size <= outside) return;
     const from = outside;
     outside = subject.size;
-    void entryAges(options.read, from, subject.size, Date.now(), since).then(
+    const time = Date.now();
+    if (outside > firstSize) steps.add({ from: Math.max(from, firstSize), size: outside, time });
+    void entryAges(bundlesAt(options.read), from, subject.size, time, since).then(
       (ages) => {
         for (const age of ages) metrics.seconds.observe(age);
       },
@@ -164,7 +169,7 @@ export function createAnchoring(options: AnchoringOptions): Anchoring {
       await runner.start();
       const sizes = runner.states.filter(({ kind }) => kind !== "peer").map(({ size }) => size);
       outside = Math.max(0, ...sizes);
-      if (outside > 0) since = 0;
+      if (outside > 0) since = firstSize = 0;
     },
     details: () =>
       runner.states.map((state) => {
@@ -184,7 +189,7 @@ export function createAnchoring(options: AnchoringOptions): Anchoring {
         };
       }),
     beat: async (own) => {
-      const anchors = anchorsEntry(runner.takeKept());
+      const anchors = anchorsEntry(runner.takeKept(), steps.take());
       if (anchors !== null) await own.write(KIND_ANCHORS, anchors);
       const seen = peersEntry(peerLogs, peers?.all() ?? new Map());
       if (seen !== null) await own.write(KIND_PEERS, seen);

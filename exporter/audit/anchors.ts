@@ -12,6 +12,7 @@ import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
 import { hasQuorum } from "../log/tlog-policy.ts";
 import { readHistory } from "./git-history.ts";
 import { judgeProof } from "./judge-proof.ts";
+import { type OwnWords, proofKey } from "./own-words.ts";
 import {
   type AnchorKind,
   type GitTrust,
@@ -23,6 +24,9 @@ import { MAX_PROOF_BYTES, type ProofSource } from "./proofs.ts";
 import { type AnchorReport, type Findings, isoTime } from "./report.ts";
 import type { Tiles } from "./tiles.ts";
 import { Unreachable } from "./unreachable.ts";
+
+/** Sizes that a finding names. */
+const MAX_NAMED = 5;
 
 /** The proofs that were there before the log's checkpoint was read. */
 export type Anchored = {
@@ -84,8 +88,16 @@ export class AnchorCheck {
     return size;
   }
 
-  /** Takes all that was kept beside the log. */
-  async anchored({ source, proofs, cosigned }: Anchored): Promise<void> {
+  /** The bucket says that these entries, and a checkpoint over them, are locked. */
+  locked(size: number): void {
+    this.#reached.push({ kind: "object-lock", name: "", size });
+    const says = `The first ${size} entries and a checkpoint over them are locked in compliance mode, as the bucket says.`;
+    this.#report({ kind: "object-lock", name: "bucket", status: "verified", treeSize: size, says });
+  }
+
+  /** Takes all that was kept beside the log, and what the log says that it got. */
+  async anchored({ source, proofs, cosigned }: Anchored, words: OwnWords): Promise<void> {
+    const missing = new Map(words.proofs);
     if (cosigned !== null) await this.checkpoint(cosigned, "anchors/checkpoint");
     let note: Buffer | null = null;
     let at = "";
@@ -100,8 +112,11 @@ export class AnchorCheck {
       if (note === null || size !== proof.size) continue;
       const file = `${path}.${proof.name}.${proof.suffix}${proof.isPending ? ".pending" : ""}`;
       const bytes = await source.read(file, MAX_PROOF_BYTES);
-      if (bytes !== null) await this.#proof(proof, note, bytes, `anchors/${file}`);
+      if (bytes === null) continue;
+      missing.delete(proofKey(proof.name, proof.size));
+      await this.#proof(proof, note, bytes, `anchors/${file}`);
     }
+    if (missing.size > 0) await this.#missing(missing, source);
   }
 
   /** Takes the histories of Git remotes that the policy names clones of. */
@@ -170,6 +185,23 @@ export class AnchorCheck {
       }
     }
     return [...this.#reports.values()].map(({ report }) => report);
+  }
+
+  /** Names the proofs that the log says it got and that are not here. Of a log that grows, some came since the list was read. */
+  async #missing(missing: Map<string, unknown>, source: ProofSource): Promise<void> {
+    for (const { name, size } of await source.list()) missing.delete(proofKey(name, size));
+    const sizes = new Map<string, string[]>();
+    for (const key of missing.keys()) {
+      const [size = "", name = ""] = key.split(" ");
+      const held = sizes.get(name);
+      if (held === undefined) sizes.set(name, [size]);
+      else held.push(size);
+    }
+    for (const [name, lost] of sizes) {
+      const some = lost.slice(-MAX_NAMED).join(", ");
+      const message = `the log says that it got ${lost.length} proofs by ${name} that are not here: of the checkpoints of ${some} entries`;
+      this.#findings.add({ severity: "incomplete", cause: "anchor-lost", message });
+    }
   }
 
   async #proof(proof: ProofName, note: Buffer, bytes: Buffer, file: string): Promise<void> {

@@ -5,7 +5,7 @@
  */
 import type { Checkpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES } from "../log/note.ts";
-import { parseTilePath, TILE_WIDTH } from "../log/tile.ts";
+import { parseTilePath, TILE_WIDTH, tilePath } from "../log/tile.ts";
 import type { BucketView } from "./bucket-source.ts";
 import type { Findings } from "./report.ts";
 import type { Tiles } from "./tiles.ts";
@@ -23,10 +23,27 @@ export async function checkBucket(
   open: Opener,
   findings: Findings,
   notes: string[],
-): Promise<void> {
+): Promise<number> {
   checkVersions(view, findings);
-  await checkCheckpoints(view, tiles, open, findings, notes);
+  const kept = await checkCheckpoints(view, tiles, open, findings, notes);
   checkLocks(view, findings, notes);
+  return lockedSize(view, tiles, kept);
+}
+
+/** Returns the size of the largest checkpoint that is locked now, as all full bundles below it are; 0 if there is none. */
+function lockedSize(
+  { locks }: BucketView,
+  tiles: Tiles,
+  kept: ReadonlyMap<string, number>,
+): number {
+  const now = Date.now();
+  const isLocked = (path: string): boolean => (locks.get(path)?.now?.getTime() ?? 0) > now;
+  let bundles = 0;
+  const full = Math.floor(tiles.size / TILE_WIDTH);
+  while (bundles < full && isLocked(`log/${tilePath(tiles.tileAt("entries", bundles))}`)) bundles++;
+  const limit = bundles === full ? tiles.size : bundles * TILE_WIDTH;
+  const sizes = [...kept].filter(([path, size]) => size <= limit && isLocked(path));
+  return Math.max(0, ...sizes.map(([, size]) => size));
 }
 
 /** Whether a path below a log's home is written once and never removed. */
@@ -58,7 +75,7 @@ async function checkCheckpoints(
   open: Opener,
   findings: Findings,
   notes: string[],
-): Promise<void> {
+): Promise<Map<string, number>> {
   const all: { path: string; version: string; at: Date }[] = [];
   for (const [path, held] of versions) {
     if (path !== "log/checkpoint" && !path.startsWith("checkpoints/")) continue;
@@ -67,7 +84,7 @@ async function checkCheckpoints(
     }
   }
   all.sort((a, b) => b.at.getTime() - a.at.getTime());
-  let kept = 0;
+  const kept = new Map<string, number>();
   const roots = new Map<number, Uint8Array | null>();
   await each(all.slice(0, MAX_CHECKPOINTS), async ({ path, version, at }) => {
     const note = await readVersion(path, version, MAX_NOTE_BYTES);
@@ -79,7 +96,6 @@ async function checkCheckpoints(
       return;
     }
     const { size, root } = checkpoint;
-    if (path !== "log/checkpoint") kept = Math.max(kept, size);
     if (size > tiles.size) {
       const message = `${path} of ${at.toISOString()} covers ${size} entries, the log only ${tiles.size}: it was rolled back`;
       findings.add({ severity: "tampered", cause: "rolled-back", file, message });
@@ -87,7 +103,9 @@ async function checkCheckpoints(
     }
     if (!roots.has(size)) roots.set(size, size === 0 ? null : await tiles.root(size));
     const found = roots.get(size) ?? null;
-    if (found !== null && !Buffer.from(found).equals(root)) {
+    if (found === null || Buffer.from(found).equals(root)) {
+      if (path !== "log/checkpoint") kept.set(path, size);
+    } else {
       const message = `${path} of ${at.toISOString()} has another history of its ${size} entries`;
       findings.add({ severity: "tampered", cause: "two-histories", file, message });
     }
@@ -95,8 +113,9 @@ async function checkCheckpoints(
   const left = all.length - MAX_CHECKPOINTS;
   if (left > 0) notes.push(`${left} older versions of the checkpoint were not compared.`);
   notes.push(
-    `${Math.min(all.length, MAX_CHECKPOINTS)} versions of the checkpoint in the bucket agree or are named; the newest one kept under its size covers ${kept} of ${tiles.size} entries.`,
+    `${Math.min(all.length, MAX_CHECKPOINTS)} versions of the checkpoint in the bucket agree or are named; the newest one kept under its size covers ${Math.max(0, ...kept.values())} of ${tiles.size} entries.`,
   );
+  return kept;
 }
 
 function checkLocks({ locks }: BucketView, findings: Findings, notes: string[]): void {

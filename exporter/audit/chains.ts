@@ -23,6 +23,7 @@ import { equalBytes } from "../log/merkle.ts";
 import { parseNote } from "../log/note.ts";
 import { openReceipt, parseReceipt, type Receipt } from "../log/receipt.ts";
 import { LearnedKeys } from "./learned-keys.ts";
+import { OwnWords } from "./own-words.ts";
 import { type LogTrust, logKeysAt } from "./policy.ts";
 import type { ProxyWalk } from "./proxies.ts";
 import type { ChainReport, Finding, Findings } from "./report.ts";
@@ -69,6 +70,7 @@ export class ChainWalk {
   readonly #logs: readonly LogTrust[];
   readonly #proxies: ProxyWalk;
   readonly kinds: Record<string, number> = {};
+  readonly words: OwnWords = new OwnWords();
   readonly gaps: { count: number; entries: number } = { count: 0, entries: 0 };
   /** Trees to be recomputed, one a size. */
   readonly claims: Map<number, Claim> = new Map();
@@ -177,6 +179,7 @@ export class ChainWalk {
         message,
       });
     }
+    this.words.visit(entry);
     if (entry.kind === KIND_KEY) this.#learned.add(bytesOf(entry, F_KEY_STATEMENT) ?? bytes);
     if (entry.kind === KIND_HEARTBEAT) this.#readReceipt(entry, chain, index);
     if (entry.kind === KIND_PEERS) this.#readTakenUp(entry);

@@ -1,4 +1,5 @@
 /** What verify found, and the verdict that follows from it. */
+import type { Delays } from "./delays.ts";
 
 export type Severity = "tampered" | "incomplete" | "cannot-say";
 export type Verdict = "verified" | Severity;
@@ -60,6 +61,10 @@ export type VerifyReport = {
   /** The first streams that began and whose end is not in this log. */
   readonly unfinished: readonly { index: number; chain: string; seq: number }[];
   readonly anchors: readonly AnchorReport[];
+  /** How long entries waited for their first outsider, by the log's own clock and word; null where it speaks of none. */
+  readonly delays: Delays | null;
+  /** Other logs of the deployment, with the last checkpoint of each that this log saw; "" if there was none. */
+  readonly peers: readonly { origin: string; key: string; checkpoint: string }[];
   /** The first ones, in the order of the log; `moreFindings` were left out. */
   readonly findings: readonly Finding[];
   readonly moreFindings: number;

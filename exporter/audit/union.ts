@@ -3,13 +3,17 @@
  * moves when its exporter is gone (FORMAT.md 5.5). What is missing between two logs, or differs in two, is named.
  */
 import { decodeEntry } from "../../record/codec.ts";
+import { parseCheckpoint } from "../log/checkpoint.ts";
 import { leafHash } from "../log/merkle.ts";
+import { parseNote } from "../log/note.ts";
 import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
+import { policyOf } from "./policy.ts";
+import type { ProofSource } from "./proofs.ts";
 import type { ChainReport } from "./report.ts";
 import { type Finding, Findings, type Verdict, type VerifyReport } from "./report.ts";
 import type { Source } from "./source.ts";
 import { Tiles } from "./tiles.ts";
-import { type VerifyOptions, verifyLog } from "./verify.ts";
+import { openTrusted, type VerifyOptions, verifyLog } from "./verify.ts";
 
 /** A chain over all logs: where each part of it lies. */
 export type JoinedChain = {
@@ -38,18 +42,22 @@ type Part = ChainReport & { readonly origin: string };
 /** Returns the digest of a chain's entry in the log of an origin, or "" if it is not there. */
 export type DigestAt = (origin: string, chain: string, seq: number) => Promise<string>;
 
-/** Verifies the logs of `sources` together. Throws Unreachable where one cannot be read. */
+/** Verifies the logs of `sources` together; `proofs` are those beside each of them. Throws Unreachable where one cannot be read. */
 export async function verifyLogs(
   sources: readonly Source[],
   options: VerifyOptions,
+  proofs: readonly (ProofSource | null)[] = [],
 ): Promise<UnionReport> {
   const findings = new Findings();
   const notes: string[] = [];
   const logs: VerifyReport[] = [];
   const { lastSeen, requireSeals, ...rest } = options;
-  for (const source of sources) {
-    const report = await verifyLog(source, { ...rest, isPart: true });
-    logs.push(report);
+  const beside = (i: number): Pick<VerifyOptions, "proofs"> => {
+    const own = proofs[i] ?? null;
+    return own === null ? {} : { proofs: own };
+  };
+  for (const [i, source] of sources.entries()) {
+    logs.push(await verifyLog(source, { ...rest, ...beside(i), isPart: true }));
   }
   if (lastSeen !== undefined) {
     const origin = Buffer.from(lastSeen).toString("latin1").split("\n")[0] ?? "";
@@ -58,7 +66,7 @@ export async function verifyLogs(
     if (source === undefined) {
       const message = `the last-seen checkpoint is of ${origin}, which is none of the logs given`;
       findings.add({ severity: "cannot-say", cause: "last-seen", message });
-    } else logs[at] = await verifyLog(source, { ...rest, isPart: true, lastSeen });
+    } else logs[at] = await verifyLog(source, { ...rest, ...beside(at), isPart: true, lastSeen });
   }
   const origins = logs.map(({ origin }) => origin);
   for (const [i, origin] of origins.entries()) {
@@ -74,6 +82,7 @@ export async function verifyLogs(
       parts.set(chain.chain, held);
     }
   }
+  await checkPeers(sources, logs, options, findings, notes);
   const digestAt = finder(sources, logs);
   const moved: JoinedChain[] = [];
   for (const [chain, held] of parts) {
@@ -101,6 +110,47 @@ export async function verifyLogs(
     moreFindings: findings.dropped,
     notes,
   };
+}
+
+/** No log can vanish or shrink that another one has seen. */
+async function checkPeers(
+  sources: readonly Source[],
+  logs: readonly VerifyReport[],
+  options: VerifyOptions,
+  findings: Findings,
+  notes: string[],
+): Promise<void> {
+  const policy = "policy" in options ? options.policy : policyOf(options.log);
+  for (const { origin, peers } of logs) {
+    for (const { origin: peer, checkpoint } of peers) {
+      if (checkpoint === "") continue;
+      const bytes = Buffer.from(checkpoint);
+      const claimed = parseCheckpoint(parseNote(bytes)?.text ?? "");
+      if (claimed?.origin !== peer) continue;
+      const at = logs.findIndex((report) => report.origin === peer);
+      const [source, report] = [sources[at], logs[at]];
+      const saw = `${origin} has seen ${peer} with ${claimed.size} entries`;
+      if (source === undefined || report === undefined) {
+        const message = `${saw}, and that log was not given`;
+        findings.add({ severity: "incomplete", cause: "peer-missing", message });
+        continue;
+      }
+      const seen = openTrusted(bytes, policy);
+      if (seen === null) {
+        const message = `${saw}, in a checkpoint that is not signed by a given key`;
+        findings.add({ severity: "cannot-say", cause: "peer-not-signed", message });
+        continue;
+      }
+      const isThere = seen.size <= report.treeSize;
+      const root = isThere ? await new Tiles(source, report.treeSize).root(seen.size) : null;
+      if (isThere && (root === null || Buffer.from(root).equals(seen.root))) {
+        notes.push(`${saw}, which it has.`);
+        continue;
+      }
+      const message = `${saw} and another history: ${peer} was rolled back or forked`;
+      findings.add({ severity: "tampered", cause: "peer-contradicted", message });
+    }
+  }
 }
 
 /** Follows one chain over its parts, sorted by their first seq. */

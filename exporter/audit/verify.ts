@@ -17,6 +17,7 @@ import {
 import { AnchorCheck, listAnchored } from "./anchors.ts";
 import { checkBucket } from "./bucket.ts";
 import { ChainWalk } from "./chains.ts";
+import { type Delays, measureDelays } from "./delays.ts";
 import { logKeysAt, type Policy, policyOf } from "./policy.ts";
 import type { ProofSource } from "./proofs.ts";
 import { ProxyWalk } from "./proxies.ts";
@@ -59,6 +60,8 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
   const walk = new ChainWalk(findings, origin, policy.logs, proxies);
   const checkpoint = note === null ? null : openTrusted(note, policy);
   const anchors: AnchorReport[] = [];
+  let lockedSize = 0;
+  let delays: Delays | null = null;
   if (note === null) {
     const message = "there is no checkpoint: no data is not verified";
     const isBare = source.list === undefined || (await source.list().next()).done === true;
@@ -86,12 +89,18 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     if (source.list !== undefined) await checkFiles(source, source.list(), tiles, findings, notes);
     if (source.bucket !== undefined) {
       const opener = (bytes: Buffer): Checkpoint | null => openTrusted(bytes, policy);
-      await checkBucket(source.bucket, tiles, opener, findings, notes);
+      lockedSize = await checkBucket(source.bucket, tiles, opener, findings, notes);
     }
     const outsiders = new AnchorCheck(tiles, policy, origin, findings);
+    if (lockedSize > 0) outsiders.locked(lockedSize);
     await outsiders.checkpoint(note ?? Buffer.alloc(0), "checkpoint");
     await outsiders.histories();
-    if (anchored !== null) await outsiders.anchored(anchored);
+    if (anchored !== null) await outsiders.anchored(anchored, walk.words);
+    else if (walk.words.proofs.size > 0) {
+      const text = `The log says that it got ${walk.words.proofs.size} proofs by outsiders; none were given here.`;
+      notes.push(text);
+    }
+    delays = await measureDelays(tiles, walk.words.steps);
     anchors.push(...(await outsiders.end(notes)));
   }
   proxies.finish(notes);
@@ -120,6 +129,10 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
   const unfinished = walk.unfinished();
   if (unfinished.length > 0)
     notes.push(`${unfinished.length} streams began and have not ended in this log.`);
+  if (options.isPart !== true) {
+    for (const { origin: peer } of walk.words.peers.values())
+      notes.push(`It has seen the log ${peer}: verify both together.`);
+  }
   if (walk.clockSteps > 0)
     notes.push(`The clock of a maker stepped back ${walk.clockSteps} times.`);
   if (walk.foreignReceipts > 0)
@@ -142,6 +155,12 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     chains,
     unfinished: unfinished.slice(0, MAX_UNFINISHED),
     anchors,
+    delays,
+    peers: [...walk.words.peers.values()].map(({ origin: name, vkey, note: seen }) => ({
+      origin: name,
+      key: vkey,
+      checkpoint: seen.toString(),
+    })),
     findings: findings.list,
     moreFindings: findings.dropped,
     notes,

@@ -4,7 +4,7 @@ import { SingleBar } from "cli-progress";
 import { Command } from "commander";
 import { readBatchKeys } from "../access/mac.ts";
 import { type Policy, policyOf, readPolicy } from "../audit/policy.ts";
-import { inDirectory, openProofs } from "../audit/proofs.ts";
+import { inDirectory, openProofs, type ProofSource } from "../audit/proofs.ts";
 import { EXIT_CODES, type VerifyReport } from "../audit/report.ts";
 import { openSource } from "../audit/source.ts";
 import { verifyLogs } from "../audit/union.ts";
@@ -27,7 +27,7 @@ type Flags = {
   s3Endpoint?: string;
   s3Region?: string;
   s3PathStyle?: boolean;
-  anchors?: string;
+  anchors?: string[];
 };
 
 const HELP = `
@@ -58,7 +58,10 @@ export function verifyCommand(): Command {
     .option("--policy <file>", "whom you trust: log keys, witnesses, time stamp authorities, ...")
     .option("--last-seen <file>", "a checkpoint of this log from earlier: finds a roll-back")
     .option("--update-last-seen", "write the checkpoint there, unless the log was tampered with")
-    .option("--anchors <dir>", "proofs by outsiders (default: anchors/ beside the log)")
+    .option(
+      "--anchors <dir...>",
+      "proofs by outsiders (default: anchors/ beside the log); of several logs in their order",
+    )
     .option("--seals <file>", "Envoy's log: its seal lines are compared with what is here")
     .option("--batch-keys <file>", "keys of senders, ID:HEX a line, for the MACs of seal lines")
     .option("--require-seals", "open chains count as incomplete")
@@ -80,16 +83,13 @@ export function verifyCommand(): Command {
         const policy = readTrust(flags);
         const lastSeen = flags.lastSeen === undefined ? undefined : readSeen(flags);
         const [first = ""] = where;
-        // Proofs stand beside one log each: of several, each is verified with its own by itself.
-        const proofs =
-          where.length > 1
-            ? null
-            : flags.anchors === undefined
-              ? await openProofs(first)
-              : inDirectory(flags.anchors);
+        const given = flags.anchors ?? [];
+        if (given.length > where.length) throw new MeshsealError("--anchors names more than logs.");
+        const proofs = await Promise.all(
+          where.map((log, i) => (given[i] === undefined ? openProofs(log) : inDirectory(given[i]))),
+        );
         const options = {
           policy,
-          ...(proofs === null ? {} : { proofs }),
           ...(lastSeen === undefined ? {} : { lastSeen }),
           ...(flags.seals === undefined ? {} : { seals: readSeals(flags.seals, flags.batchKeys) }),
           requireSeals: flags.requireSeals === true,
@@ -99,11 +99,13 @@ export function verifyCommand(): Command {
           },
         };
         if (where.length > 1) {
-          await verifyTogether(where, options, flags);
+          await verifyTogether(where, options, proofs, flags);
           bar?.stop();
           return;
         }
-        const report = await verifyLog(await openSource(first, s3Of(flags)), options);
+        const beside = proofs[0] == null ? {} : { proofs: proofs[0] };
+        const source = await openSource(first, s3Of(flags));
+        const report = await verifyLog(source, { ...options, ...beside });
         bar?.stop();
         if (flags.updateLastSeen) keepSeen(report, flags.lastSeen);
         console.log(flags.json ? JSON.stringify(report, null, 2) : formatReport(report));
@@ -143,11 +145,12 @@ function readTrust({ key, policy: file }: Flags): Policy {
 async function verifyTogether(
   where: readonly string[],
   options: VerifyOptions,
+  proofs: readonly (ProofSource | null)[],
   flags: Flags,
 ): Promise<void> {
   if (flags.updateLastSeen) throw new MeshsealError("--update-last-seen is for one log.");
   const sources = await Promise.all(where.map((one) => openSource(one, s3Of(flags))));
-  const report = await verifyLogs(sources, options);
+  const report = await verifyLogs(sources, options, proofs);
   process.exitCode = EXIT_CODES[report.verdict];
   if (flags.json) {
     console.log(JSON.stringify(report, null, 2));
@@ -224,6 +227,12 @@ function formatReport(report: VerifyReport): string {
   if (more > 0) lines.push(`  and ${more} more findings (--json has the first 1000)`);
   for (const { kind, status, says } of report.anchors.slice(0, SHOWN))
     lines.push(`  ${kind} ${status}: ${says}`);
+  if (report.delays !== null) {
+    const { entries: read, medianSeconds, p99Seconds, worstSeconds } = report.delays;
+    lines.push(
+      `  outsiders   saw an entry after ${medianSeconds} s (median), ${p99Seconds} s (99 of 100), ${worstSeconds} s (worst) of ${read} read, by the log's own clock and word`,
+    );
+  }
   for (const note of report.notes) lines.push(`  note: ${note}`);
   return lines.join("\n");
 }

@@ -4,7 +4,7 @@
  */
 import type { BatchHeader } from "../../record/batch.ts";
 import { ENTRY_MALFORMED, Scanner } from "../../record/codec.ts";
-import { CHAIN_BYTES, DIGEST_BYTES } from "../../record/fields.ts";
+import { CHAIN_BYTES, DIGEST_BYTES, FIRST_OWN_KIND, LAST_OWN_KIND } from "../../record/fields.ts";
 import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
 import { hashLeaves } from "../log/hasher.ts";
 
@@ -33,7 +33,9 @@ export function checkEntries(batch: Buffer, header: BatchHeader): Checked | stri
     if (end > batch.length) return `entry ${i} is cut off`;
     if (batch[at + 2] !== 0) return `entry ${i} is not behind a byte 0x00`;
     if (scanner.scan(batch, start, end) === ENTRY_MALFORMED) return `entry ${i} is malformed`;
-    const { chainAt, prevAt, seq } = scanner;
+    const { kind, chainAt, prevAt, seq } = scanner;
+    if (kind >= FIRST_OWN_KIND && kind <= LAST_OWN_KIND)
+      return `entry ${i} is of a kind that only a log writes`;
     if (!isSame(batch, chainAt, chain, 0, CHAIN_BYTES)) return `entry ${i} is of another chain`;
     if (seq !== firstSeq + i) return `entry ${i} has seq ${seq}, not ${firstSeq + i}`;
     prevs[i] = prevAt;

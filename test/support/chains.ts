@@ -81,7 +81,7 @@ export function makeChain(options: ChainOptions): Uint8Array[] {
 }
 
 /** Returns chain, seq and digest of a batch's last entry. */
-function lastOf(batch: Uint8Array): { chain: Uint8Array; seq: number; digest: Uint8Array } {
+export function lastOf(batch: Uint8Array): { chain: Uint8Array; seq: number; digest: Uint8Array } {
   const bytes = Buffer.from(batch);
   const header = parseBatchHeader(batch);
   if (header === null) throw new Error("that is no batch");
