@@ -8,8 +8,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { createServer as createHttpServer } from "node:http";
-import { type AddressInfo, createServer } from "node:net";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -30,6 +29,7 @@ import { type Calendar, startCalendar } from "./support/calendar.ts";
 import { type Exporter, startExporter } from "./support/exporter.ts";
 import { checkLog, entriesOf } from "./support/log.ts";
 import { memoryLog } from "./support/memory-log.ts";
+import { type Shelf, startShelf } from "./support/shelf.ts";
 import { startTsa, type Tsa } from "./support/tsa.ts";
 import { startWitness, type TestWitness } from "./support/witness.ts";
 
@@ -46,33 +46,6 @@ function outsiders(): object {
     timestamps: [{ name: "tsa", url: tsa.url, roots: tsa.root, everySeconds: 1 }],
     opentimestamps: { calendars: [calendar.url], everySeconds: 600 },
     put: [{ name: "shelf", url: `${shelf.url}/{size}`, everySeconds: 1 }],
-  };
-}
-
-type Shelf = { url: string; held: Map<string, Buffer>; stop: () => Promise<void> };
-
-/** A server that keeps what is put there, once. */
-async function startShelf(): Promise<Shelf> {
-  const held = new Map<string, Buffer>();
-  const server = createHttpServer((incoming, outgoing) => {
-    const parts: Buffer[] = [];
-    incoming.on("data", (part: Buffer) => parts.push(part));
-    incoming.on("end", () => {
-      const path = incoming.url ?? "";
-      const isNew = incoming.method === "PUT" && !held.has(path);
-      if (isNew) held.set(path, Buffer.concat(parts));
-      outgoing.writeHead(isNew ? 201 : 412).end();
-    });
-  });
-  await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
-  const { port } = server.address() as AddressInfo;
-  return {
-    url: `http://127.0.0.1:${port}`,
-    held,
-    stop: async () => {
-      server.closeAllConnections();
-      await new Promise((done) => server.close(done));
-    },
   };
 }
 
