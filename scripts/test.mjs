@@ -8,11 +8,13 @@ import { buildFilter, fail, installPackages, ROOT } from "./setup.mjs";
 /** The suites of their own, with what each needs. */
 const OTHERS = {
   interop: {
-    needs: "Go 1.25 or newer (https://go.dev/dl), Python 3, and OpenSSH's ssh-agent",
-    shows: "Go's tlog and note packages, Tessera's fsck, litewitness and Rekor take our logs",
+    needs:
+      "Go 1.25 or newer (https://go.dev/dl), Python 3 with venv and pip, and OpenSSH's ssh-agent",
+    shows:
+      "Go's tlog and note packages, Tessera's fsck, litewitness and Rekor take our logs; OpenTimestamps' own library our proofs",
     isReady: () =>
       spawnSync("go", ["version"], { stdio: "ignore" }).status === 0 &&
-      spawnSync("python3", ["--version"], { stdio: "ignore" }).status === 0 &&
+      spawnSync("python3", ["-m", "pip", "--version"], { stdio: "ignore" }).status === 0 &&
       spawnSync("ssh-add", ["-l"], { stdio: "ignore" }).error === undefined,
   },
   stores: {

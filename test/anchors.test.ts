@@ -366,6 +366,37 @@ describe("verify, by a policy from outside", () => {
     expect(report.anchors.map(({ says }) => says).join("\n")).toMatch(
       /existed before Bitcoin block 800001, which is of 2025-12-31T00:00:00Z/,
     );
+    // As an auditor types it: the block's header from a node, another block's, none, and something else.
+    const file = join(dir(), "policy.json");
+    const trusting = {
+      ...policy,
+      bitcoinHeaders: "headers.txt",
+      require: [{ anchor: "opentimestamps", maxAgeSeconds: 86_400 }],
+    };
+    writeFileSync(
+      file,
+      JSON.stringify({ ...trusting, witnesses: [], timestampAuthorities: [] }).replace(
+        '"witnesses":[],',
+        "",
+      ),
+    );
+    const [height = "", header = ""] = headers.trim().split(" ");
+    const other = `${header.slice(0, 72)}${"00".repeat(32)}${header.slice(136)}`;
+    for (const [text, code, said] of [
+      [
+        `# from bitcoin-cli getblockheader\n${height} ${header}\n`,
+        0,
+        "opentimestamps verified: The first",
+      ],
+      [`${height} ${other}\n`, 1, "block 800001 has another Merkle root"],
+      [`${Number(height) + 1} ${header}\n`, 3, "its header was not given"],
+      [`${height} ${header.slice(2)}\n`, 64, ""],
+    ] as const) {
+      writeFileSync(join(dir(), "headers.txt"), text);
+      const answer = await meshseal("verify", dir(), "--policy", file);
+      expect(answer).toMatchObject({ code });
+      expect(answer.stdout).toContain(said);
+    }
   });
 });
 

@@ -1,4 +1,6 @@
 import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Anchor, Subject } from "../exporter/anchor/anchor.ts";
@@ -17,6 +19,22 @@ import {
   parseOts,
 } from "../exporter/anchor/ots.ts";
 import { type Calendar, startCalendar } from "./support/calendar.ts";
+
+/** Examples of opentimestamps-client, with what its library reads in them. */
+const PUBLISHED = JSON.parse(
+  readFileSync(join(import.meta.dirname, "vectors/opentimestamps.json"), "utf8"),
+) as {
+  proofs: {
+    name: string;
+    file: string;
+    digest: string;
+    ots: string;
+    attested: { kind: string; message: string }[];
+  }[];
+  invalid: { name: string; ots: string }[];
+};
+const sorted = (list: readonly { message: string }[]): unknown[] =>
+  [...list].sort((a, b) => a.message.localeCompare(b.message));
 
 const T0 = 1_767_139_200;
 const note = Buffer.from("log.example/o\n1\nAAAA\n\n— log.example/o AAAAAAA=\n");
@@ -115,8 +133,32 @@ describe("the format", () => {
     expect(blockTime(header, root)).toBe(1_432_827_678);
   });
 
+  test.each(PUBLISHED.proofs)(
+    "$name, a published proof, says what the reference implementation reads in it",
+    ({ file, digest: stated, ots, attested }) => {
+      const bytes = Buffer.from(file, "hex");
+      const own = createHash("sha256").update(bytes).digest();
+      expect(own.toString("hex")).toBe(stated);
+      const found = attestationsOf(parseOts(Buffer.from(ots, "hex"), own), own).map(
+        ({ message, ...one }) => {
+          const { node: _, ...rest } = { node: null, ...one };
+          return { ...rest, message: message.toString("hex") };
+        },
+      );
+      expect(sorted(found)).toEqual(sorted(attested));
+      expect(formatOts(own, parseOts(Buffer.from(ots, "hex"), own)).length).toBe(ots.length / 2);
+    },
+  );
+
+  test.each(PUBLISHED.invalid)("refuses $name, as the reference implementation does", ({ ots }) => {
+    const bytes = Buffer.from(ots, "hex");
+    // Behind the magic, version and hash, where there is one.
+    expect(() => parseOts(bytes, bytes.subarray(33, 65))).toThrow(OtsError);
+  });
+
   test.each([
     ["another digest", () => formatOts(Buffer.alloc(32), oneBlock())],
+    ["nothing that is appended", () => formatOts(digest, withOp(0xf0))],
     ["a byte too many", () => Buffer.concat([formatOts(digest, oneBlock()), Buffer.of(0)])],
     ["an op that nobody knows", () => formatOts(digest, withOp(0x77))],
     ["a message that grows too long", () => formatOts(digest, hexlified(8))],

@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { request } from "undici";
@@ -8,6 +9,9 @@ import type { Anchor, Subject } from "../exporter/anchor/anchor.ts";
 import { Cosigned } from "../exporter/anchor/cosigned.ts";
 import { witnesses } from "../exporter/anchor/witness.ts";
 import { formatRequest, judge } from "../exporter/anchor/witness-protocol.ts";
+import { keptEvidence } from "../exporter/audit/evidence.ts";
+import { type Policy, policyOf } from "../exporter/audit/policy.ts";
+import { verifyLog } from "../exporter/audit/verify.ts";
 import { openCheckpoint, signCheckpoint } from "../exporter/log/checkpoint.ts";
 import { newCosigner, parseCosignerVkey } from "../exporter/log/cosignature.ts";
 import { emptyRoot, verifyConsistency } from "../exporter/log/merkle.ts";
@@ -67,7 +71,8 @@ async function post(
 describe("the role of a witness, over plain HTTP", () => {
   let witness: TestWitness;
   beforeAll(async () => {
-    witness = await startWitness("wit.example/role", [log.verifier], { now: () => T0 });
+    const dir = join(mkdtempSync(join(tmpdir(), "meshseal-witness-")), "witness");
+    witness = await startWitness("wit.example/role", [log.verifier], { now: () => T0, dir });
   });
   afterAll(() => witness.stop());
 
@@ -129,12 +134,32 @@ describe("the role of a witness, over plain HTTP", () => {
     ]);
     const hash = createHash("sha256").update(log.verifier.name).digest("hex");
     const dir = join(witness.dir, hash, "evidence");
-    const [file = ""] = readdirSync(dir).filter((name) => name.startsWith("fork-"));
+    const [file = ""] = readdirSync(dir).filter((name) => /^fork-.*\.request$/.test(name));
     const kept = readFileSync(join(dir, file)).toString();
     // Both signed checkpoints are at hand: two roots for one size.
     expect(
       openCheckpoint(Buffer.from(kept.slice(kept.indexOf("\n\n") + 2)), log.verifier)?.size,
     ).toBe(700);
+    // Held against the log, verify says which history it has, and in the witness's own directory that there are two.
+    const policy = policyOf(log.verifier);
+    const evidence = (name: string): { policy: Policy; evidence: Map<string, Buffer> } => ({
+      policy,
+      evidence: new Map([[name, readFileSync(join(dir, name))]]),
+    });
+    const contradicted = await verifyLog(log.source, evidence(file));
+    expect(contradicted.findings).toMatchObject([
+      { severity: "tampered", cause: "anchor-contradicted", file },
+    ]);
+    const agreed = await verifyLog(log.source, evidence(file.replace(".request", ".held")));
+    expect(agreed.verdict).toBe("verified");
+    expect(agreed.notes.join()).toContain(
+      "the checkpoint of 700 entries in it is one of this log's",
+    );
+    expect(await keptEvidence(join(witness.dir, ".."))).toContainEqual(
+      expect.stringContaining(
+        `As a witness it keeps evidence that ${log.verifier.name} signed two histories of 700 entries`,
+      ),
+    );
     const held = await request(`${witness.url}/witness/${hash}/checkpoint`);
     expect(openCheckpoint(Buffer.from(await held.body.text()), log.verifier)?.size).toBe(700);
   });

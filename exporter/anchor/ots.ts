@@ -275,8 +275,9 @@ class Reader {
       node.attestations.push(attestation);
       return;
     }
-    const argument =
-      tag === APPEND || tag === PREPEND ? this.varbytes(MAX_MESSAGE) : Buffer.alloc(0);
+    const isBinary = tag === APPEND || tag === PREPEND;
+    const argument = isBinary ? this.varbytes(MAX_MESSAGE) : Buffer.alloc(0);
+    if (isBinary && argument.length === 0) throw new OtsError("nothing is appended or prepended");
     const result = apply(tag, argument, message);
     node.ops.push({ op: tag, argument, node: this.#node(result, depth + 1) });
   }

@@ -3,7 +3,7 @@
  * answer, in
  *
  *     <dir>/<SHA-256 of the origin, hex>/checkpoint      the last one, with the log's signatures and ours
- *     <dir>/<SHA-256 of the origin, hex>/evidence/       requests that contradict it, signed by the log all the same
+ *     <dir>/<SHA-256 of the origin, hex>/evidence/       requests that contradict it, signed by the log all the same, each with what was cosigned then (.held)
  *
  * Check and write are one synchronous step, so that two requests cannot both pass the check.
  */
@@ -105,8 +105,12 @@ export class WitnessServer {
     const dir = join(this.#options.dir, hashOf(origin), "evidence");
     mkdirSync(dir, { recursive: true });
     const name = `${kind}-${hashOf(text)}.request`;
-    const held = readdirSync(dir).filter((file) => file.startsWith(`${kind}-`));
-    if (held.includes(name) || held.length >= MAX_EVIDENCE) return;
+    const kept = readdirSync(dir).filter((file) => file.startsWith(`${kind}-`));
+    const requests = kept.filter((file) => file.endsWith(".request"));
+    if (requests.includes(name) || requests.length >= MAX_EVIDENCE) return;
+    // Both sides: what was cosigned moves on.
+    const held = this.latest(hashOf(origin));
+    if (held !== null) this.#write(origin, join("evidence", `${name.slice(0, -8)}.held`), held);
     this.#write(origin, join("evidence", name), body);
     this.#options.onEvidence(kind, origin, join(dir, name));
   }

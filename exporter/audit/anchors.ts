@@ -10,6 +10,7 @@ import { cosignedAt } from "../log/cosignature.ts";
 import { MAX_NOTE_BYTES, openNote, parseNote } from "../log/note.ts";
 import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
 import { hasQuorum } from "../log/tlog-policy.ts";
+import { noteOf } from "./evidence.ts";
 import { readHistory } from "./git-history.ts";
 import { judgeProof } from "./judge-proof.ts";
 import { type OwnWords, proofKey } from "./own-words.ts";
@@ -171,6 +172,19 @@ export class AnchorCheck {
     const message = `${file}: commit ${commit} with ${size} entries is not in the history of ${held.trust.remote}: it was rewritten`;
     this.#findings.add({ severity: "tampered", cause: "git-rewritten", file, message });
     this.#report({ ...report, status: "failed", says: message });
+  }
+
+  /** Holds a checkpoint that somebody kept against the log. */
+  async evidence(file: string, bytes: Buffer, notes: string[]): Promise<void> {
+    const note = noteOf(bytes);
+    const before = this.#findings.list.length;
+    const size = await this.checkpoint(note, file);
+    if (size < 0)
+      notes.push(
+        `${file} is not signed by ${this.#origin} with a given key: it says nothing here.`,
+      );
+    else if (this.#findings.list.length === before)
+      notes.push(`${file}: the checkpoint of ${size} entries in it is one of this log's.`);
   }
 
   /** Judges what the policy asks for, and returns all reports. */

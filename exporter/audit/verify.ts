@@ -33,6 +33,8 @@ export type VerifyOptions = ({ readonly log: Verifier } | { readonly policy: Pol
   readonly lastSeen?: Uint8Array;
   /** What was kept of outsiders' proofs. */
   readonly proofs?: ProofSource;
+  /** What witnesses or others kept of this log's checkpoints (evidence.ts), by the name of its file. */
+  readonly evidence?: ReadonlyMap<string, Buffer>;
   /** Lines of proxies' own logs, with seals among them, and keys of their MACs. */
   readonly seals?: { readonly lines: Iterable<string>; readonly macs: SealKeys["macs"] };
   /** Every chain must be closed or sealed. */
@@ -101,6 +103,8 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
       notes.push(text);
     }
     delays = await measureDelays(tiles, walk.words.steps);
+    for (const [file, bytes] of options.evidence ?? [])
+      await outsiders.evidence(file, bytes, notes);
     anchors.push(...(await outsiders.end(notes)));
   }
   proxies.finish(notes);

@@ -3,6 +3,7 @@ import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { SingleBar } from "cli-progress";
 import { Command } from "commander";
 import { readBatchKeys } from "../access/mac.ts";
+import { keptEvidence, MAX_EVIDENCE_BYTES } from "../audit/evidence.ts";
 import { type Policy, policyOf, readPolicy } from "../audit/policy.ts";
 import { inDirectory, openProofs, type ProofSource } from "../audit/proofs.ts";
 import { EXIT_CODES, type VerifyReport } from "../audit/report.ts";
@@ -28,6 +29,7 @@ type Flags = {
   s3Region?: string;
   s3PathStyle?: boolean;
   anchors?: string[];
+  evidence?: string[];
 };
 
 const HELP = `
@@ -62,6 +64,7 @@ export function verifyCommand(): Command {
       "--anchors <dir...>",
       "proofs by outsiders (default: anchors/ beside the log); of several logs in their order",
     )
+    .option("--evidence <file...>", "what a witness kept of this log: requests, or checkpoints")
     .option("--seals <file>", "Envoy's log: its seal lines are compared with what is here")
     .option("--batch-keys <file>", "keys of senders, ID:HEX a line, for the MACs of seal lines")
     .option("--require-seals", "open chains count as incomplete")
@@ -92,6 +95,7 @@ export function verifyCommand(): Command {
           policy,
           ...(lastSeen === undefined ? {} : { lastSeen }),
           ...(flags.seals === undefined ? {} : { seals: readSeals(flags.seals, flags.batchKeys) }),
+          evidence: readEvidence(flags.evidence ?? []),
           requireSeals: flags.requireSeals === true,
           onProgress: (done: number, total: number) => {
             if (bar?.isActive === false) bar.start(total, 0);
@@ -108,7 +112,9 @@ export function verifyCommand(): Command {
         const report = await verifyLog(source, { ...options, ...beside });
         bar?.stop();
         if (flags.updateLastSeen) keepSeen(report, flags.lastSeen);
-        console.log(flags.json ? JSON.stringify(report, null, 2) : formatReport(report));
+        const kept = await keptEvidence(first);
+        const whole = { ...report, notes: [...report.notes, ...kept] };
+        console.log(flags.json ? JSON.stringify(whole, null, 2) : formatReport(whole));
         process.exitCode = EXIT_CODES[report.verdict];
       } catch (error) {
         bar?.stop();
@@ -119,6 +125,22 @@ export function verifyCommand(): Command {
         process.exitCode = EXIT_CODES["cannot-say"];
       }
     });
+}
+
+function readEvidence(files: readonly string[]): Map<string, Buffer> {
+  const found = new Map<string, Buffer>();
+  for (const file of files) {
+    try {
+      const bytes = readFileSync(file);
+      if (bytes.length > MAX_EVIDENCE_BYTES) throw new Error("it is too long");
+      found.set(file, bytes);
+    } catch (error) {
+      throw new MeshsealError(
+        `--evidence ${file}: ${error instanceof Error ? error.message : error}`,
+      );
+    }
+  }
+  return found;
 }
 
 function readSeals(file: string, keys: string | undefined): NonNullable<VerifyOptions["seals"]> {

@@ -16,6 +16,8 @@ export type Calendar = {
   readonly stop: () => Promise<void>;
 };
 
+const OPEN: Buffer = Buffer.from("[");
+const CLOSE: Buffer = Buffer.from("]");
 const sha256 = (bytes: Buffer): Buffer => createHash("sha256").update(bytes).digest();
 
 export async function startCalendar(firstHeight = 800_000): Promise<Calendar> {
@@ -53,17 +55,17 @@ export async function startCalendar(firstHeight = 800_000): Promise<Calendar> {
   return {
     url,
     mine: (time) => {
-      // What stands for transactions: the block's Merkle root is the hash of all digests, one after the other.
+      // What stands for transactions: the block's Merkle root is the hash of all digests, one after the other, in brackets.
       const digests = [...waiting].map((digest) => Buffer.from(digest, "hex"));
       waiting.clear();
       height++;
       for (const [i, digest] of digests.entries()) {
-        const before = Buffer.concat(digests.slice(0, i));
-        const after = Buffer.concat(digests.slice(i + 1));
+        const before = Buffer.concat([OPEN, ...digests.slice(0, i)]);
+        const after = Buffer.concat([...digests.slice(i + 1), CLOSE]);
         mined.set(digest.toString("hex"), { height, before, after });
       }
       const header = Buffer.alloc(80);
-      header.set(sha256(Buffer.concat(digests)), 36);
+      header.set(sha256(Buffer.concat([OPEN, ...digests, CLOSE])), 36);
       header.writeUInt32LE(time, 68);
       return { height, header: header.toString("hex") };
     },

@@ -81,7 +81,7 @@ function fingerprint(tool: Tool, source: string | null): string {
   return hash.digest("hex").slice(0, 12);
 }
 
-function cacheFolder(): string {
+export function cacheFolder(): string {
   const macOs = join(homedir(), "Library", "Caches");
   const others = process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache");
   return join(process.platform === "darwin" ? macOs : others, "meshseal");
