@@ -25,6 +25,8 @@ export type Settings = {
   /** Keys of senders that have a MAC in place of a certificate: exporter/access/mac.ts. */
   readonly batchKeys?: string | undefined;
   readonly maxConnections: number;
+  /** A chain that sends nothing for so long is silent: exporter/intake/silence.ts. */
+  readonly silentAfterSeconds: number;
   /** Health and metrics on an address of their own, beside the main one: exporter/health.ts. */
   readonly healthListen?: string | undefined;
   /** Between SIGTERM and the last batch taken: /readyz says 503 for so long, in milliseconds. */
@@ -61,6 +63,7 @@ const Schema = z.strictObject({
   access: z.string().min(1).optional(),
   batchKeys: z.string().min(1).optional(),
   maxConnections: z.coerce.number().int().min(1).max(1_000_000).default(10_000),
+  silentAfterSeconds: z.coerce.number().min(1).max(86_400).default(180),
   healthListen: Address.optional(),
   drainDelayMs: z.coerce.number().int().min(0).max(600_000).default(0),
   store: z.string().startsWith("s3://", "must be s3://bucket/prefix").optional(),

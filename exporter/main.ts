@@ -35,6 +35,7 @@ import { OWN_HEARTBEAT_MS, OwnChain } from "./intake/own-chain.ts";
 import { openPolicies } from "./intake/policies.ts";
 import { openQuarantine } from "./intake/quarantine.ts";
 import { Refusals } from "./intake/refusals.ts";
+import { Silence } from "./intake/silence.ts";
 import { keyHistory, noteKeys, pendingStatement } from "./keys.ts";
 import { takeLock } from "./lock.ts";
 import { HASH_BYTES } from "./log/merkle.ts";
@@ -135,6 +136,7 @@ async function run(
   const { isHeld, refusing } = standing;
   const acks = new Acks({ log, ack: settings.ack, isHeld, refusing });
   const own = new OwnChain(log, chains);
+  const silence = new Silence(settings.silentAfterSeconds * 1000, Date.now);
   const intake = new Intake({
     log: acks,
     chains,
@@ -145,6 +147,7 @@ async function run(
       return readDigest(store, () => log.checkpoint.size, index);
     },
     onBound: (chain, sender) => void own.sender(chain, sender).catch(() => undefined),
+    silence,
     origins: settings.origins === undefined ? new Map() : readOrigins(settings.origins),
     onTakenUp: (receipt) => {
       const facts = [{ number: F_TAKEN_UP, value: Uint8Array.from(receipt) }];
@@ -159,6 +162,7 @@ async function run(
     treeSize: () => log.checkpoint.size,
     unpublished: () => log.unpublished,
     chains: () => chains.count,
+    silentChains: () => silence.count(),
     checkpointAgeSeconds: () => (Date.now() - log.signedAt) / 1000,
     standing: place.remote && standing,
   });

@@ -15,6 +15,7 @@ export type Gauges = {
   readonly treeSize: () => number;
   readonly unpublished: () => number;
   readonly chains: () => number;
+  readonly silentChains: () => number;
   readonly checkpointAgeSeconds: () => number;
   /** Of a log in a bucket. */
   readonly standing: Pick<Standing, "isImmutable" | "isBridged" | "walSecondsLeft"> | null;
@@ -65,6 +66,11 @@ export function createMetrics(gauges: Gauges): Metrics {
     gauges.unpublished,
   );
   gauge("meshseal_chains", "Chains that the log holds.", gauges.chains);
+  gauge(
+    "meshseal_silent_chains",
+    "Chains without a close that have sent nothing for longer than --silent-after-seconds, and for less than a day.",
+    gauges.silentChains,
+  );
   gauge(
     "meshseal_checkpoint_age_seconds",
     "Age of the newest checkpoint.",

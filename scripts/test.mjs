@@ -11,7 +11,7 @@ const OTHERS = {
     needs:
       "Go 1.25 or newer (https://go.dev/dl), Python 3 with venv and pip, and OpenSSH's ssh-agent",
     shows:
-      "Go's tlog and note packages, Tessera's fsck, litewitness and Rekor take our logs; OpenTimestamps' own library our proofs",
+      "Go's tlog and note packages, Tessera's fsck, litewitness, torchwood's client and Rekor take our logs; OpenTimestamps' own library our proofs",
     isReady: () =>
       spawnSync("go", ["version"], { stdio: "ignore" }).status === 0 &&
       spawnSync("python3", ["-m", "pip", "--version"], { stdio: "ignore" }).status === 0 &&

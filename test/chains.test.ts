@@ -3,6 +3,9 @@ import { randomBytes } from "node:crypto";
 import { request } from "undici";
 import { describe, expect, test } from "vitest";
 import { ChainList } from "../exporter/audit/chain-list.ts";
+import { parseSeal, type Seal } from "../exporter/audit/seals.ts";
+import { Silence } from "../exporter/intake/silence.ts";
+import { leafHash } from "../exporter/log/merkle.ts";
 import { encodeEntry, type FieldValue } from "../record/codec.ts";
 import * as f from "../record/fields.ts";
 import { BATCH_TYPE } from "../record/wire.ts";
@@ -63,6 +66,89 @@ describe("what became of a chain", () => {
     const abandoned = { by: open.toString("hex"), cause: "fork", lost: 3 };
     expect(of(old)).toMatchObject({ state: "abandoned", abandoned });
   });
+
+  test("silent after a time that is given, unless its seal says that this was its last word", () => {
+    const stateOf = (silentAfter: number): unknown =>
+      list.list(silentAfter).find(({ chain }) => chain === silent.toString("hex"))?.state;
+    expect(stateOf(3600)).toBe("open");
+    expect(stateOf(60)).toBe("silent");
+    const last = entry(silent, f.KIND_GAP, 1, MINUTE, [{ number: f.F_GAP_COUNT, value: 7 }]);
+    const seal = (seq: number, head: string): Seal => {
+      const line = `[wasm] meshseal seal chain=${silent.toString("hex")} seq=${seq} head=${head} unreceipted=0 missed=0`;
+      const parsed = parseSeal(line);
+      if (parsed === null) throw new Error("no seal");
+      return parsed;
+    };
+    list.seal(seal(1, "00".repeat(32)));
+    expect(stateOf(60)).toBe("silent");
+    list.seal(seal(1, Buffer.from(leafHash(last)).toString("hex")));
+    expect(stateOf(60)).toBe("sealed");
+    // A later seal: what it speaks of never came.
+    list.seal(seal(2, "00".repeat(32)));
+    expect(stateOf(60)).toBe("silent");
+  });
+});
+
+describe("silence", () => {
+  test("is told of for a day, and ended by a word, a close, or a successor", () => {
+    let now = 0;
+    const silence = new Silence(60_000, () => now);
+    const plain = [f.KIND_REQUEST, f.KIND_REQUEST] as const;
+    for (const chain of ["a", "b", "c", "d"]) silence.heard(chain, null, plain);
+    now = 60_000;
+    expect(silence.count()).toBe(0);
+    silence.heard("a", null, plain);
+    now = 60_001;
+    expect(silence.count()).toBe(3);
+    silence.heard("b", null, [f.KIND_CLOSE, f.KIND_SIGNATURE]);
+    expect(silence.count()).toBe(2);
+    const given = [
+      { number: f.F_FORMAT, value: 1 },
+      { number: f.F_ABANDONED_CHAIN, value: Buffer.alloc(16, 7) },
+    ];
+    silence.heard("07".repeat(16), null, plain);
+    silence.heard("e", entry(randomBytes(16), f.KIND_OPEN, 0, 0, given), [0, f.KIND_OPEN]);
+    now = 120_002;
+    // a, c, d and e; not the one that e goes on from.
+    expect(silence.count()).toBe(4);
+    now = 25 * 3_600_000;
+    expect(silence.count()).toBe(0);
+  });
+
+  test("shows as a metric and in the exit code of the command", async () => {
+    const exporter = await startExporter({
+      args: ["--checkpoint-ms", "50", "--silent-after-seconds", "1"],
+    });
+    const batches = makeChain({ batches: 2, perBatch: 4, entryBytes: 200 });
+    const send = async (batch: Uint8Array | undefined): Promise<void> => {
+      const headers = { "content-type": BATCH_TYPE };
+      const body = Buffer.from(batch ?? []);
+      const answer = await request(`${exporter.url}/v1/batches`, { method: "POST", headers, body });
+      expect(answer.statusCode).toBe(200);
+      await answer.body.dump();
+    };
+    const silent = async (count: number): Promise<void> => {
+      const line = `meshseal_silent_chains ${count}\n`;
+      for (;;) {
+        const metrics = await (await request(`${exporter.url}/metrics`)).body.text();
+        if (metrics.includes(line)) return;
+        await new Promise((done) => setTimeout(done, 50));
+      }
+    };
+    await send(batches[0]);
+    await silent(1);
+    await send(batches[1]);
+    await silent(0);
+    await silent(1);
+    await exporter.stop();
+    await checkLog(exporter.dir);
+    const run = (...args: string[]): number | null =>
+      spawnSync(process.execPath, ["scripts/meshseal.mjs", "chains", exporter.dir, ...args]).status;
+    expect(run("--alarm")).toBe(0);
+    expect(run("--alarm", "--silent-after", "0.2")).toBe(2);
+    expect(run("--silent-after", "0.2")).toBe(0);
+    expect(run("--silent-after", "soon")).toBe(64);
+  });
 });
 
 test("meshseal chains names the evidence of a fork with its chain", async () => {
@@ -88,7 +174,7 @@ test("meshseal chains names the evidence of a fork with its chain", async () => 
     encoding: "utf8",
   });
   expect(run.stderr).toBe("");
-  expect(run.stdout).toContain("2 chains: 1 open, 0 silent, 1 closed, 0 abandoned");
+  expect(run.stdout).toContain("2 chains: 1 open, 0 silent, 1 closed, 0 sealed, 0 abandoned");
   expect(run.stdout).toMatch(
     /fork: a refused batch of seq 0 to 3, kept as quarantine\/fork-[0-9a-f]{64}\.batch/,
   );

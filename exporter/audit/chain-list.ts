@@ -25,17 +25,20 @@ import {
   KIND_OPEN,
   KIND_PEERS,
 } from "../../record/fields.ts";
+import { leafHash } from "../log/merkle.ts";
 import { parseNote } from "../log/note.ts";
 import { parseReceipt } from "../log/receipt.ts";
+import type { Seal } from "./seals.ts";
 
 /**
  * - `closed`: it ended with a close. Nothing is missing after it.
  * - `abandoned`: its maker gave it up after a refusal, and began `by`.
  * - `silent`: no entry for twice its heartbeat bound before the log's newest: its maker died, or is cut off, or the end
  *   was held back.
+ * - `sealed`: its proxy's own log says that this was its last entry. What that is worth, `verify --seals` says.
  * - `open`: it spoke within its bound.
  */
-export type ChainState = "open" | "silent" | "closed" | "abandoned";
+export type ChainState = "open" | "silent" | "closed" | "sealed" | "abandoned";
 
 export type Evidence = {
   readonly file: string;
@@ -82,6 +85,8 @@ type Seen = {
   maker: string;
   missing: number;
   isClosed: boolean;
+  /** Its last entry. */
+  bytes: Uint8Array;
 };
 
 export class ChainList {
@@ -89,6 +94,8 @@ export class ChainList {
   readonly #abandoned = new Map<string, { by: string; cause: string; lost: number }>();
   readonly #from = new Map<string, string>();
   readonly #evidence = new Map<string, Evidence[]>();
+  /** Seq and head in the newest seal of each chain. */
+  readonly #seals = new Map<string, Pick<Seal, "seq" | "head">>();
   #newest = 0;
 
   /** Takes the next entry of the log. */
@@ -105,8 +112,10 @@ export class ChainList {
       maker: "",
       missing: 0,
       isClosed: false,
+      bytes,
     };
     seen.last = entry.seq;
+    seen.bytes = bytes;
     seen.lastTime = entry.time;
     seen.isClosed = entry.kind === KIND_CLOSE;
     this.#newest = Math.max(this.#newest, entry.time);
@@ -131,9 +140,17 @@ export class ChainList {
     this.#evidence.set(chain, kept);
   }
 
-  /** Returns every chain in the order of its first entry; those of which only evidence is held come last. */
-  list(): ChainItem[] {
-    const items = [...this.#seen].map(([chain, seen]) => this.#item(chain, seen));
+  /** Takes a seal line of a proxy's own log. */
+  seal({ chain, seq, head }: Seal): void {
+    if (seq >= (this.#seals.get(chain)?.seq ?? 0)) this.#seals.set(chain, { seq, head });
+  }
+
+  /**
+   * Returns every chain in the order of its first entry; those of which only evidence is held come last. Silent is who said nothing for
+   * `silentAfter` seconds, or for twice its bound if absent.
+   */
+  list(silentAfter?: number): ChainItem[] {
+    const items = [...this.#seen].map(([chain, seen]) => this.#item(chain, seen, silentAfter));
     for (const [chain, evidence] of this.#evidence) {
       if (this.#seen.has(chain)) continue;
       const none = { first: -1, last: -1, lastTime: 0, heartbeatMs: 0, maker: "", missing: 0 };
@@ -155,17 +172,24 @@ export class ChainList {
     this.#abandoned.set(hex(old), { by: chain, cause, lost });
   }
 
-  #item(chain: string, { isClosed, ...seen }: Seen): ChainItem {
+  #item(chain: string, { isClosed, bytes, ...seen }: Seen, silentAfter?: number): ChainItem {
     const abandoned = this.#abandoned.get(chain);
-    const bound = seen.heartbeatMs * 1000 * BOUNDS_OF_SILENCE;
+    const seal = this.#seals.get(chain);
+    const isSealed = seal?.seq === seen.last && seal.head === hex(leafHash(bytes));
+    const bound =
+      silentAfter === undefined
+        ? seen.heartbeatMs * 1000 * BOUNDS_OF_SILENCE
+        : silentAfter * 1_000_000;
     const isSilent = bound > 0 && this.#newest - seen.lastTime > bound;
     const state = isClosed
       ? "closed"
       : abandoned !== undefined
         ? "abandoned"
-        : isSilent
-          ? "silent"
-          : "open";
+        : isSealed
+          ? "sealed"
+          : isSilent
+            ? "silent"
+            : "open";
     return {
       chain,
       state,

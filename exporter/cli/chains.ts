@@ -3,38 +3,63 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Command } from "commander";
 import { type ChainItem, ChainList } from "../audit/chain-list.ts";
+import { parseSeal } from "../audit/seals.ts";
 import { openSource } from "../audit/source.ts";
 import { Tiles } from "../audit/tiles.ts";
 import { codeOf, MeshsealError } from "../errors.ts";
 import { parseCheckpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES, parseNote } from "../log/note.ts";
 import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
+import { readLines } from "./recover.ts";
 
 const HELP = `
-States: open; silent (no word for twice its heartbeat bound before the log's newest entry); closed; abandoned (given up by its maker
-after a refusal, and succeeded by another chain). From a data directory, batches that were refused for good are listed with
+States: open; silent (no word for twice its heartbeat bound, or for --silent-after seconds, before the log's newest entry); closed; sealed (its
+proxy's own log, --seals, says that this was its last entry; what the seal is worth, verify --seals says); abandoned (given up by its maker after
+a refusal, and succeeded by another chain). From a data directory, batches that were refused for good are listed with
 the chain they are of: with "fork", another entry was sent under a seq that the log holds.
 
 It believes what the entries say: run verify first.
 
 Examples:
   meshseal chains ./meshseal-data
+  meshseal chains ./meshseal-data --silent-after 300 --seals envoy.log --alarm
   meshseal chains ./meshseal-data --json | jq '.[] | select(.state == "silent" or .evidence != [])'`;
+
+type Flags = { json?: boolean; silentAfter?: string; seals?: string; alarm?: boolean };
+
+function secondsOf(text: string): number {
+  const seconds = Number(text);
+  if (!(seconds > 0)) throw new MeshsealError(`--silent-after ${text}: a number of seconds`);
+  return seconds;
+}
 
 export function chainsCommand(): Command {
   return new Command("chains")
     .description("List every chain: its state, last word, gaps, successors, and evidence of forks.")
     .argument("[dir|url]", "data directory, log directory, or URL of the log", "./meshseal-data")
+    .option("--silent-after <seconds>", "silent is who said nothing for so long")
+    .option(
+      "--seals <file>",
+      "Envoy's log: chains with a seal line for their last entry are sealed",
+    )
+    .option("--alarm", "exit code 2 where a chain is silent")
     .option("--json", "print one JSON array")
     .addHelpText("after", HELP)
-    .action(async (where: string, flags: { json?: boolean }) => {
-      const list = await readChains(where);
+    .action(async (where: string, flags: Flags) => {
+      const list = await readChains(where, {
+        ...(flags.silentAfter === undefined ? {} : { silentAfter: secondsOf(flags.silentAfter) }),
+        ...(flags.seals === undefined ? {} : { seals: readLines(flags.seals) }),
+      });
+      if (flags.alarm && list.some(({ state }) => state === "silent")) process.exitCode = 2;
       console.log(flags.json ? JSON.stringify(list, null, 2) : format(list));
     });
 }
 
 /** Reads the chains of a log, and the evidence beside it where `where` is a data directory. */
-export async function readChains(where: string): Promise<ChainItem[]> {
+export async function readChains(
+  where: string,
+  options: { silentAfter?: number; seals?: Iterable<string> } = {},
+): Promise<ChainItem[]> {
   const source = await openSource(where);
   const note = parseNote((await source.read("checkpoint", MAX_NOTE_BYTES)) ?? Buffer.alloc(0));
   const checkpoint = note === null ? null : parseCheckpoint(note.text);
@@ -52,7 +77,11 @@ export async function readChains(where: string): Promise<ChainItem[]> {
   }
   for (const { name, bytes } of await readEvidence(join(where, "quarantine")))
     list.keep(name, bytes);
-  return list.list();
+  for (const line of options.seals ?? []) {
+    const seal = parseSeal(line);
+    if (seal !== null) list.seal(seal);
+  }
+  return list.list(options.silentAfter);
 }
 
 async function readEvidence(dir: string): Promise<{ name: string; bytes: Buffer }[]> {
@@ -70,7 +99,7 @@ async function readEvidence(dir: string): Promise<{ name: string; bytes: Buffer 
 function format(list: readonly ChainItem[]): string {
   const count = (state: string): number => list.filter((item) => item.state === state).length;
   const lines = [
-    `${list.length} chains: ${count("open")} open, ${count("silent")} silent, ${count("closed")} closed, ${count("abandoned")} abandoned`,
+    `${list.length} chains: ${count("open")} open, ${count("silent")} silent, ${count("closed")} closed, ${count("sealed")} sealed, ${count("abandoned")} abandoned`,
   ];
   for (const item of list) {
     const { chain, state, first, last, lastTime, heartbeatMs, maker, missing, from } = item;

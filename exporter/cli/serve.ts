@@ -40,6 +40,10 @@ export function serveCommand(): Command {
       "--drain-delay-ms <n>",
       "when told to stop, say so at /readyz for this long before batches are refused (default 0)",
     )
+    .option(
+      "--silent-after-seconds <n>",
+      "a chain that sends nothing for so long counts as silent (default 180)",
+    )
     .option("--max-connections <n>", "connections at a time (default 10000)")
     .option("--store <s3://bucket/prefix>", "keep the log's files in a bucket: docs/storage.md")
     .option("--s3-endpoint <url>", "an S3-compatible service (default: AWS)")

@@ -5,6 +5,7 @@
 import { type BatchHeader, parseBatchHeader } from "../../record/batch.ts";
 import { DIGEST_BYTES, SENDER_NONE } from "../../record/fields.ts";
 import {
+  ENTRY_PREFIX_BYTES,
   MAX_BATCH_BYTES,
   REFUSED_BUSY,
   REFUSED_FORBIDDEN,
@@ -21,6 +22,7 @@ import { openReceipt, type Receipt, signReceipt } from "../log/receipt.ts";
 import type { Chain, Chains } from "./chains.ts";
 import { type Checked, checkEntries } from "./check.ts";
 import { type Origins, openForeignReceipt } from "./origins.ts";
+import type { Silence } from "./silence.ts";
 
 /** What the intake needs of the log. */
 export type Log = {
@@ -61,6 +63,8 @@ export type IntakeOptions = {
   readonly origins: Origins;
   /** A chain is taken up with this receipt of another log: says so in the log. Called before the chain's `append`, in the same turn. */
   readonly onTakenUp: (receipt: Uint8Array) => void;
+  /** Hears of every batch that is taken: silence.ts. */
+  readonly silence: Silence;
   /** Keeps the bytes of a refused batch as evidence. */
   readonly quarantine: (cause: string, batch: Buffer) => void;
 };
@@ -166,6 +170,7 @@ export class Intake {
     }
     const chain = chains.get(id);
     if (chain === undefined) throw new Error("a chain without entries");
+    if (!isRecovery) this.#hear(id, batch, header, checked);
     const { nextSeq } = chain;
     const newest = chain.head.toString("hex");
     await log.whenDurable();
@@ -182,6 +187,22 @@ export class Intake {
       signer,
     );
     return { receipt, added, skipped };
+  }
+
+  #hear(
+    id: string,
+    batch: Buffer,
+    { firstSeq, entriesAt, count }: BatchHeader,
+    { ends }: Checked,
+  ): void {
+    const entryAt = (i: number): Buffer => {
+      const from = (i === 0 ? entriesAt : (ends[i - 1] ?? 0)) + ENTRY_PREFIX_BYTES;
+      return batch.subarray(from, ends[i]);
+    };
+    // The kind is the first field of an entry, in one byte behind its tag.
+    const kindAt = (i: number): number => (i < 0 ? 0 : (entryAt(i)[1] ?? 0));
+    const first = firstSeq === 0 ? entryAt(0) : null;
+    this.#options.silence.heard(id, first, [kindAt(count - 2), kindAt(count - 1)]);
   }
 
   /** Returns the receipt of another log with which a chain that is not held here goes on at the batch's first seq, or null. */

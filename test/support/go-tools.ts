@@ -23,13 +23,20 @@ type Tool = {
   readonly package: string;
 };
 
-export type GoTool = "meshseal-istio" | "helm" | "kustomize" | "litewitness" | "rekor";
+export type GoTool =
+  | "meshseal-istio"
+  | "helm"
+  | "kustomize"
+  | "litewitness"
+  | "rekor"
+  | "torchwood-client";
 
 const TOOLS: Readonly<Record<GoTool, Tool>> = {
   "meshseal-istio": { module: "istio", package: "." },
   helm: { package: "helm.sh/helm/v3/cmd/helm@v3.22.0" },
   kustomize: { package: "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1" },
   litewitness: { package: "filippo.io/torchwood/cmd/litewitness@v0.9.0" },
+  "torchwood-client": { module: "torchwood", package: "." },
   rekor: { package: "github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix@v2.3.0" },
 };
 

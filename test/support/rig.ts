@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { ANONYMOUS } from "../../exporter/access/identity.ts";
 import { openChains } from "../../exporter/intake/chains.ts";
 import { Intake } from "../../exporter/intake/intake.ts";
+import { Silence } from "../../exporter/intake/silence.ts";
 import { loadKey } from "../../exporter/keys.ts";
 import { HASH_BYTES } from "../../exporter/log/merkle.ts";
 import { Publisher } from "../../exporter/log/publisher.ts";
@@ -80,6 +81,7 @@ export async function openRig(
     onBound: () => undefined,
     origins: new Map(),
     onTakenUp: () => undefined,
+    silence: new Silence(60_000, Date.now),
     quarantine: () => undefined,
   });
   return {
