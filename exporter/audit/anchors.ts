@@ -10,6 +10,7 @@ import { cosignedAt } from "../log/cosignature.ts";
 import { MAX_NOTE_BYTES, openNote, parseNote } from "../log/note.ts";
 import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
 import { hasQuorum } from "../log/tlog-policy.ts";
+import type { Stamp } from "./clocks.ts";
 import { noteOf } from "./evidence.ts";
 import { readHistory } from "./git-history.ts";
 import { judgeProof } from "./judge-proof.ts";
@@ -25,6 +26,9 @@ import { MAX_PROOF_BYTES, type ProofSource } from "./proofs.ts";
 import { type AnchorReport, type Findings, isoTime } from "./report.ts";
 import type { Tiles } from "./tiles.ts";
 import { Unreachable } from "./unreachable.ts";
+
+/** How far clocks may be apart without a word, in seconds: a second of the authority's and some of the maker's; a block's time is good to two hours. */
+const SLACK_SECONDS = { rfc3161: 5, opentimestamps: 7200 } as const;
 
 /** Sizes that a finding names. */
 const MAX_NAMED = 5;
@@ -55,6 +59,8 @@ export class AnchorCheck {
   readonly #reports = new Map<string, { report: AnchorReport; count: number }>();
   readonly #reached: { kind: AnchorKind; name: string; size: number }[] = [];
   readonly #unknown = new Set<string>();
+  /** Verified time stamps. */
+  readonly stamps: Stamp[] = [];
   /** What each clone's history holds of this log. */
   readonly #git = new Map<
     string,
@@ -232,7 +238,12 @@ export class AnchorCheck {
     if (judged === null) return;
     this.#report(judged.report);
     if (judged.counts !== undefined) this.#reached.push({ ...judged.counts, size });
-    if (judged.report.status !== "failed") return;
+    const { status, time, kind } = judged.report;
+    if (status === "verified" && time !== undefined && kind in SLACK_SECONDS) {
+      const slack = SLACK_SECONDS[kind as keyof typeof SLACK_SECONDS];
+      this.stamps.push({ size, time: Date.parse(time) / 1000, slack });
+    }
+    if (status !== "failed") return;
     const message = `${file}: ${judged.report.says}`;
     this.#findings.add({ severity: "tampered", cause: "anchor-broken", file, message });
   }

@@ -22,6 +22,7 @@ import {
 import { equalBytes } from "../log/merkle.ts";
 import { parseNote } from "../log/note.ts";
 import { openReceipt, parseReceipt, type Receipt } from "../log/receipt.ts";
+import { TILE_WIDTH } from "../log/tile.ts";
 import { LearnedKeys } from "./learned-keys.ts";
 import { OwnWords } from "./own-words.ts";
 import { type LogTrust, logKeysAt } from "./policy.ts";
@@ -79,6 +80,8 @@ export class ChainWalk {
   readonly #takenUp = new Map<string, { readonly receipt: Receipt; readonly isSigned: boolean }>();
   /** Where each stream began that has not ended so far, by its id in hex. */
   readonly #begun = new Map<string, Begun>();
+  /** The latest time in each bundle, in microseconds. */
+  readonly newest: number[] = [];
   clockSteps = 0;
   foreignReceipts = 0;
 
@@ -99,6 +102,8 @@ export class ChainWalk {
       return;
     }
     const chain = Buffer.from(entry.chain).toString("hex");
+    const bundle = Math.floor(index / TILE_WIDTH);
+    this.newest[bundle] = Math.max(this.newest[bundle] ?? 0, entry.time);
     this.#count(entry.kind, 1);
     this.#noteNewer(entry, chain, index);
     this.#follow(entry, chain, digest, index);

@@ -91,11 +91,19 @@ export function checkSeals(
   const held = new Map(chains.map((chain) => [chain.chain, chain]));
   const whole = new Set<string>();
   const count = { signature: 0, mac: 0, none: 0 };
+  // Where there are keys, a line without a proof is one that anyone could have put in the place of another.
+  const hasKeys = keys.proxies.length > 0 || keys.macs.size > 0;
   for (const seal of newest(lines, keys, findings).values()) {
     const proof = proofOf(seal, keys);
     if (proof === "forged") continue;
     count[proof]++;
-    compare(seal, proof, held.get(seal.chain), findings, whole);
+    compare(
+      seal,
+      proof,
+      held.get(seal.chain),
+      findings,
+      hasKeys && proof === "none" ? null : whole,
+    );
   }
   const total = count.signature + count.mac + count.none;
   notes.push(
@@ -124,7 +132,7 @@ function compare(
   proof: Proof,
   held: ChainReport | undefined,
   findings: Findings,
-  whole: Set<string>,
+  whole: Set<string> | null,
 ): void {
   const at = { chain, seq };
   const last = held?.last ?? -1;
@@ -135,7 +143,7 @@ function compare(
     const message = `chain ${chain} is not as its ${why} says: seq ${seq} with head ${head.slice(0, 16)}..., here seq ${last}`;
     const severity = proof === "none" ? "cannot-say" : "tampered";
     findings.add({ ...at, severity, cause: "seal-contradicted", message });
-  } else if (why === "seal") whole.add(chain);
+  } else if (why === "seal") whole?.add(chain);
   if (missed > 0) {
     const message = `${missed} requests were seen and not written at the end of chain ${chain}`;
     findings.add({ ...at, severity: "incomplete", cause: "seal-missed", message });

@@ -45,6 +45,8 @@ export type Span = {
   /** Entries by kind. */
   readonly kinds: ReadonlyMap<number, number>;
   readonly noted: readonly Noted[];
+  /** The latest time in each bundle, in microseconds. */
+  readonly newest: readonly number[];
   /** Times that a chain's clock stepped back within the span. */
   readonly clockSteps: number;
   /** The tile of level 1 has the roots of the tiles below it. */
@@ -87,6 +89,7 @@ class SpanReader {
   readonly #stretches = new Map<string, Stretch>();
   readonly #kinds = new Map<number, number>();
   readonly #noted: Noted[] = [];
+  readonly #newest: number[] = [];
   #clockSteps = 0;
   #entries = 0;
 
@@ -100,6 +103,7 @@ class SpanReader {
     let stretch: Stretch | undefined;
     let chainAt = -1;
     let headAt = -1;
+    let newest = 0;
     for (let i = 0; i < width; i++) {
       const start = (i === 0 ? 0 : (ends[i - 1] as number)) + 2;
       const end = ends[i] as number;
@@ -137,6 +141,7 @@ class SpanReader {
         if (!isLinked) return false;
       }
       if (time < stretch.time) this.#clockSteps++;
+      if (time > newest) newest = time;
       stretch.next = seq + 1;
       stretch.time = time;
       stretch.isClosed ||= kind === KIND_CLOSE;
@@ -147,6 +152,7 @@ class SpanReader {
       }
     }
     if (stretch !== undefined) stretch.head = digestAt(leaves, headAt);
+    this.#newest.push(newest);
     this.#entries += width;
     return true;
   }
@@ -157,6 +163,7 @@ class SpanReader {
       stretches: [...this.#stretches.values()],
       kinds: this.#kinds,
       noted: this.#noted,
+      newest: this.#newest,
       clockSteps: this.#clockSteps,
     };
   }

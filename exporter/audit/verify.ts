@@ -17,6 +17,7 @@ import {
 import { AnchorCheck, listAnchored } from "./anchors.ts";
 import { checkBucket } from "./bucket.ts";
 import { ChainWalk } from "./chains.ts";
+import { entriesAhead } from "./clocks.ts";
 import { type Delays, measureDelays } from "./delays.ts";
 import { logKeysAt, type Policy, policyOf } from "./policy.ts";
 import type { ProofSource } from "./proofs.ts";
@@ -101,6 +102,13 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     else if (walk.words.proofs.size > 0) {
       const text = `The log says that it got ${walk.words.proofs.size} proofs by outsiders; none were given here.`;
       notes.push(text);
+    }
+    const ahead = await entriesAhead(tiles, walk.newest, outsiders.stamps);
+    if (ahead !== null) {
+      const least = ahead.isSample ? "At least " : "";
+      notes.push(
+        `${least}${ahead.entries} entries claim a time later than the time stamp over them, the first one entry ${ahead.index} by ${ahead.seconds} s: their maker's clock was ahead.`,
+      );
     }
     delays = await measureDelays(tiles, walk.words.steps);
     for (const [file, bytes] of options.evidence ?? [])
@@ -187,6 +195,8 @@ async function checkSpans(
   for await (const span of readSpans(source, tiles, options.threads)) {
     if (span === null || !walk.join(span)) {
       await checkEntries(tiles, index * SPAN_TILES, walk, findings, options);
+    } else {
+      for (const [i, time] of span.newest.entries()) walk.newest[index * SPAN_TILES + i] = time;
     }
     if (!span?.isLevelRight) wrong.add(index);
     index++;

@@ -27,6 +27,8 @@ export type ChainOptions = {
   readonly perBatch: number;
   /** Bytes of each request entry. */
   readonly entryBytes: number;
+  /** How far the maker's clock is ahead, in milliseconds. */
+  readonly aheadMs?: number;
   /** Where given, the last entry is a heartbeat that carries it: a signed note. */
   readonly receipt?: Uint8Array;
   /** A batch that these come after; a new chain if absent. */
@@ -35,7 +37,7 @@ export type ChainOptions = {
 
 /** Returns the batches of one chain, in order. Entry 0 is its `open`. */
 export function makeChain(options: ChainOptions): Uint8Array[] {
-  const { batches, perBatch, entryBytes, receipt, after } = options;
+  const { batches, perBatch, entryBytes, receipt, after, aheadMs = 0 } = options;
   const before = after === undefined ? null : lastOf(after);
   const chain = before?.chain ?? randomBytes(16);
   const salt = randomBytes(16);
@@ -55,7 +57,7 @@ export function makeChain(options: ChainOptions): Uint8Array[] {
         { number: F_CHAIN, value: chain },
         { number: F_SEQ, value: seq },
         { number: F_PREV, value: prev },
-        { number: F_TIME, value: Date.now() * 1000 },
+        { number: F_TIME, value: (Date.now() + aheadMs) * 1000 },
         { number: F_SALT, value: salt },
       ];
       if (seq === 0) fields.push({ number: F_FORMAT, value: 1 });
