@@ -176,6 +176,7 @@ async function run(
           read: store.get,
           treeSize: () => log.checkpoint.size,
           cosign: (size, lines) => publisher.cosign(size, lines),
+          copyTo: place.remote && { ...place.remote.store, bucket: place.remote.bucket },
           registry: metrics.registry,
           logger,
         });

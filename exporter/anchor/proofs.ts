@@ -43,22 +43,27 @@ export function isDay(name: string): boolean {
 
 export class Proofs {
   readonly dir: string;
+  readonly #onFinal: (path: string, bytes: Buffer) => void;
 
-  constructor(dir: string) {
+  /** `onFinal` gets what does not change any more, once it is kept. */
+  constructor(dir: string, onFinal: (path: string, bytes: Buffer) => void = () => undefined) {
     this.dir = dir;
+    this.#onFinal = onFinal;
     mkdirSync(dir, { recursive: true });
   }
 
   /** Writes what is anchored, once. */
   keepCheckpoint(day: string, size: number, note: Buffer): void {
     this.#write(join(day, `${size}.checkpoint`), note);
+    this.#onFinal(`${day}/${size}.checkpoint`, note);
   }
 
   /** Writes a proof; a final one takes the place of the pending one. */
   keep(proof: ProofName, bytes: Buffer): void {
     this.#write(pathOf(proof), bytes);
-    if (!proof.isPending)
-      rmSync(join(this.dir, pathOf({ ...proof, isPending: true })), { force: true });
+    if (proof.isPending) return;
+    rmSync(join(this.dir, pathOf({ ...proof, isPending: true })), { force: true });
+    this.#onFinal(pathOf(proof), bytes);
   }
 
   /** Writes the newest checkpoint with cosignatures. */
@@ -113,6 +118,7 @@ export function dayOf(ms: number): string {
   return new Date(ms).toISOString().slice(0, 10);
 }
 
-function pathOf({ day, size, name, suffix, isPending }: ProofName): string {
-  return join(day, `${size}.${name}.${suffix}${isPending ? ".pending" : ""}`);
+/** Returns a proof's path below the directory. */
+export function pathOf({ day, size, name, suffix, isPending }: ProofName): string {
+  return `${day}/${size}.${name}.${suffix}${isPending ? ".pending" : ""}`;
 }

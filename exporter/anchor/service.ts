@@ -12,6 +12,7 @@ import { proveConsistency } from "../log/prover.ts";
 import { NO_WITNESSES, type TlogPolicy } from "../log/tlog-policy.ts";
 import { type Anchor, PEERS, type Subject } from "./anchor.ts";
 import type { AnchorsConfig } from "./config.ts";
+import { Copies, type CopiesOptions } from "./copies.ts";
 import { Cosigned, onlyOwnLines } from "./cosigned.ts";
 import { anchorsEntry, peersEntry, Steps } from "./entries.ts";
 import { gitRemote } from "./git.ts";
@@ -23,7 +24,7 @@ import { Proofs } from "./proofs.ts";
 import { httpPut } from "./put.ts";
 import { rekor } from "./rekor.ts";
 import { timestamps } from "./rfc3161.ts";
-import { type AnchorState, Runner } from "./runner.ts";
+import { type AnchorState, Runner, START_DAYS } from "./runner.ts";
 import { witnesses } from "./witness.ts";
 import { WitnessServer, witnessRoutes } from "./witness-server.ts";
 
@@ -44,6 +45,8 @@ export type AnchoringOptions = {
   readonly treeSize: () => number;
   /** Adds cosignature lines to the served checkpoint of `size`. */
   readonly cosign: (size: number, lines: readonly string[]) => Promise<void>;
+  /** The log's bucket: proofs are copied there. Null for a log in a directory. */
+  readonly copyTo: Omit<CopiesOptions, "onFailed"> | null;
   readonly registry: Registry;
   readonly logger: Logger;
 };
@@ -63,7 +66,10 @@ export type Anchoring = {
 export function createAnchoring(options: AnchoringOptions): Anchoring {
   const { config, data, logger } = options;
   const [log] = options.logs;
-  const proofs = new Proofs(join(data, "anchors"));
+  const onFailed = (path: string, err: unknown): void =>
+    logger.error({ path, err }, "the proof could not be copied to the bucket");
+  const copies = options.copyTo && new Copies({ ...options.copyTo, onFailed });
+  const proofs = new Proofs(join(data, "anchors"), (path, bytes) => copies?.add(path, bytes));
   const witness =
     config.witness && server(options, "witness", config.witness.name, config.witness.logs);
   const peerLogs = config.peers.map((peer) => peer.log);
@@ -167,6 +173,11 @@ export function createAnchoring(options: AnchoringOptions): Anchoring {
     },
     start: async () => {
       await runner.start();
+      // Not waited for: the bucket may be away.
+      void proofs
+        .list(START_DAYS)
+        .then((known) => copies?.addMissing(known, proofs))
+        .catch((err: unknown) => onFailed("", err));
       const sizes = runner.states.filter(({ kind }) => kind !== "peer").map(({ size }) => size);
       outside = Math.max(0, ...sizes);
       if (outside > 0) since = firstSize = 0;
@@ -195,7 +206,10 @@ export function createAnchoring(options: AnchoringOptions): Anchoring {
       if (seen !== null) await own.write(KIND_PEERS, seen);
     },
     stop: () => runner.stop(),
-    finish: () => runner.finish(FINISH_MS),
+    finish: async () => {
+      await runner.finish(FINISH_MS);
+      await copies?.finish(FINISH_MS);
+    },
   };
 
   function server(

@@ -4,7 +4,7 @@
  */
 import { decodeEntry } from "../../record/codec.ts";
 import { SUFFIXES } from "../anchor/anchor.ts";
-import type { ProofName } from "../anchor/proofs.ts";
+import { type ProofName, pathOf } from "../anchor/proofs.ts";
 import { openCheckpoint, parseCheckpoint } from "../log/checkpoint.ts";
 import { cosignedAt } from "../log/cosignature.ts";
 import { MAX_NOTE_BYTES, openNote, parseNote } from "../log/note.ts";
@@ -29,6 +29,8 @@ import { Unreachable } from "./unreachable.ts";
 
 /** How far clocks may be apart without a word, in seconds: a second of the authority's and some of the maker's; a block's time is good to two hours. */
 const SLACK_SECONDS = { rfc3161: 5, opentimestamps: 7200 } as const;
+
+const READS_AHEAD = 32;
 
 /** Sizes that a finding names. */
 const MAX_NAMED = 5;
@@ -103,25 +105,35 @@ export class AnchorCheck {
   }
 
   /** Takes all that was kept beside the log, and what the log says that it got. */
-  async anchored({ source, proofs, cosigned }: Anchored, words: OwnWords): Promise<void> {
+  async anchored(
+    { source, proofs, cosigned }: Anchored,
+    words: OwnWords,
+    notes: string[],
+  ): Promise<void> {
     const missing = new Map(words.proofs);
     if (cosigned !== null) await this.checkpoint(cosigned, "anchors/checkpoint");
-    let note: Buffer | null = null;
     let at = "";
     let size = -1;
-    for (const proof of proofs) {
+    let unsigned = 0;
+    for await (const { proof, file, note, bytes } of readAhead(source, proofs)) {
       const path = `${proof.day}/${proof.size}`;
       if (at !== path) {
         at = path;
-        note = await source.read(`${path}.checkpoint`, MAX_NOTE_BYTES);
-        size = note === null ? -1 : await this.checkpoint(note, `anchors/${path}.checkpoint`);
+        const checkpoint = `anchors/${path}.checkpoint`;
+        size = note === null ? -1 : await this.checkpoint(note, checkpoint);
+        if (note === null) {
+          const message = `${checkpoint} is missing: the proofs of it cannot be checked`;
+          this.#findings.add({ severity: "incomplete", cause: "anchor-lost", message });
+        } else if (size !== proof.size) unsigned++;
       }
-      if (note === null || size !== proof.size) continue;
-      const file = `${path}.${proof.name}.${proof.suffix}${proof.isPending ? ".pending" : ""}`;
-      const bytes = await source.read(file, MAX_PROOF_BYTES);
-      if (bytes === null) continue;
+      if (note === null || bytes === null || size !== proof.size) continue;
       missing.delete(proofKey(proof.name, proof.size));
       await this.#proof(proof, note, bytes, `anchors/${file}`);
+    }
+    if (unsigned > 0) {
+      notes.push(
+        `${unsigned} checkpoints beside the log are not signed by ${this.#origin} with a given key: the proofs of them were not checked.`,
+      );
     }
     if (missing.size > 0) await this.#missing(missing, source);
   }
@@ -330,6 +342,30 @@ async function entryTime(tiles: Tiles, index: number): Promise<number | null> {
   const entries = bundle && parseBundle(bundle, tiles.tileAt("entries", at).width);
   const entry = entries?.[index % TILE_WIDTH];
   return (entry && decodeEntry(entry)?.time) ?? null;
+}
+
+type Read = { proof: ProofName; file: string; note: Buffer | null; bytes: Buffer | null };
+
+/** Yields the proofs in their order with what they are of; some are read ahead, since each is a request where they are not on a disk. */
+async function* readAhead(source: ProofSource, proofs: readonly ProofName[]): AsyncGenerator<Read> {
+  const asked: Promise<Read>[] = [];
+  let path = "";
+  let note: Promise<Buffer | null> = Promise.resolve(null);
+  for (const proof of proofs) {
+    if (path !== `${proof.day}/${proof.size}`) {
+      path = `${proof.day}/${proof.size}`;
+      note = source.read(`${path}.checkpoint`, MAX_NOTE_BYTES);
+    }
+    const file = pathOf(proof);
+    const read = Promise.all([note, source.read(file, MAX_PROOF_BYTES)]).then(
+      ([of, bytes]): Read => ({ proof, file, note: of, bytes }),
+    );
+    // Told of where it is waited for.
+    read.catch(() => undefined);
+    asked.push(read);
+    if (asked.length >= READS_AHEAD) yield await (asked.shift() as Promise<Read>);
+  }
+  for (const read of asked) yield await read;
 }
 
 /** Returns what a proof of the anchor `git` says, or null. */

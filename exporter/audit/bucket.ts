@@ -48,7 +48,7 @@ function lockedSize(
 
 /** Whether a path below a log's home is written once and never removed. */
 function isWrittenOnce(path: string): boolean {
-  if (path.startsWith("checkpoints/")) return true;
+  if (path.startsWith("checkpoints/") || path.startsWith("anchors/")) return true;
   return path.startsWith("log/") && parseTilePath(path.slice(4))?.width === TILE_WIDTH;
 }
 

@@ -5,6 +5,8 @@ import { request } from "undici";
 import { isDay, MAX_FILES, type ProofName, parseProofName } from "../anchor/proofs.ts";
 import { Unreachable } from "../audit/unreachable.ts";
 import { codeOf } from "../errors.ts";
+import type { Version } from "../store/bucket.ts";
+import type { BucketView } from "./bucket-source.ts";
 
 /** A proof at most, in bytes. */
 export const MAX_PROOF_BYTES = 262_144;
@@ -29,6 +31,28 @@ export async function openProofs(where: string): Promise<ProofSource | null> {
   const isLog = basename(where) === "log" && !(await isDirectory(join(where, "log")));
   const dir = join(isLog ? dirname(where) : where, "anchors");
   return (await isDirectory(dir)) ? inDirectory(dir) : null;
+}
+
+/** Returns the copies of proofs in a log's bucket. Of each file the oldest version counts: it is locked, and others can be added by anyone. */
+export function inBucket({ versions, readVersion }: BucketView): ProofSource {
+  const days = new Map<string, string[]>();
+  for (const path of versions.keys()) {
+    const [, day, file] = /^anchors\/([^/]+)\/([^/]+)$/.exec(path) ?? [];
+    if (day === undefined || file === undefined) continue;
+    const files = days.get(day);
+    if (files === undefined) days.set(day, [file]);
+    else files.push(file);
+  }
+  return listed(
+    async (path) => (path === "" ? [...days.keys()] : (days.get(path) ?? [])),
+    async (path, limit) => {
+      const held = versions.get(`anchors/${path}`) ?? [];
+      const oldest = held
+        .filter(({ isDeleteMarker }) => !isDeleteMarker)
+        .reduce<Version | null>((a, b) => (a === null || b.modified <= a.modified ? b : a), null);
+      return oldest === null ? null : await readVersion(`anchors/${path}`, oldest.version, limit);
+    },
+  );
 }
 
 export function inDirectory(dir: string): ProofSource {

@@ -98,7 +98,7 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     if (lockedSize > 0) outsiders.locked(lockedSize);
     await outsiders.checkpoint(note ?? Buffer.alloc(0), "checkpoint");
     await outsiders.histories();
-    if (anchored !== null) await outsiders.anchored(anchored, walk.words);
+    if (anchored !== null) await outsiders.anchored(anchored, walk.words, notes);
     else if (walk.words.proofs.size > 0) {
       const text = `The log says that it got ${walk.words.proofs.size} proofs by outsiders; none were given here.`;
       notes.push(text);

@@ -5,9 +5,9 @@ import { Command } from "commander";
 import { readBatchKeys } from "../access/mac.ts";
 import { keptEvidence, MAX_EVIDENCE_BYTES } from "../audit/evidence.ts";
 import { type Policy, policyOf, readPolicy } from "../audit/policy.ts";
-import { inDirectory, openProofs, type ProofSource } from "../audit/proofs.ts";
+import { inBucket, inDirectory, openProofs, type ProofSource } from "../audit/proofs.ts";
 import { EXIT_CODES, type VerifyReport } from "../audit/report.ts";
-import { openSource } from "../audit/source.ts";
+import { openSource, type Source } from "../audit/source.ts";
 import { verifyLogs } from "../audit/union.ts";
 import { Unreachable } from "../audit/unreachable.ts";
 import { type VerifyOptions, verifyLog } from "../audit/verify.ts";
@@ -88,8 +88,12 @@ export function verifyCommand(): Command {
         const [first = ""] = where;
         const given = flags.anchors ?? [];
         if (given.length > where.length) throw new MeshsealError("--anchors names more than logs.");
+        const sources = await Promise.all(where.map((one) => openSource(one, s3Of(flags))));
         const proofs = await Promise.all(
-          where.map((log, i) => (given[i] === undefined ? openProofs(log) : inDirectory(given[i]))),
+          sources.map(({ bucket }, i) => {
+            if (given[i] !== undefined) return inDirectory(given[i]);
+            return bucket === undefined ? openProofs(where[i] ?? "") : inBucket(bucket);
+          }),
         );
         const options = {
           policy,
@@ -103,12 +107,13 @@ export function verifyCommand(): Command {
           },
         };
         if (where.length > 1) {
-          await verifyTogether(where, options, proofs, flags);
+          await verifyTogether(sources, options, proofs, flags);
           bar?.stop();
           return;
         }
         const beside = proofs[0] == null ? {} : { proofs: proofs[0] };
-        const source = await openSource(first, s3Of(flags));
+        const [source] = sources;
+        if (source === undefined) throw new MeshsealError("name a log.");
         const report = await verifyLog(source, { ...options, ...beside });
         bar?.stop();
         if (flags.updateLastSeen) keepSeen(report, flags.lastSeen);
@@ -165,13 +170,12 @@ function readTrust({ key, policy: file }: Flags): Policy {
 
 /** Verifies several logs as one and prints what each and what all of them say. */
 async function verifyTogether(
-  where: readonly string[],
+  sources: readonly Source[],
   options: VerifyOptions,
   proofs: readonly (ProofSource | null)[],
   flags: Flags,
 ): Promise<void> {
   if (flags.updateLastSeen) throw new MeshsealError("--update-last-seen is for one log.");
-  const sources = await Promise.all(where.map((one) => openSource(one, s3Of(flags))));
   const report = await verifyLogs(sources, options, proofs);
   process.exitCode = EXIT_CODES[report.verdict];
   if (flags.json) {
