@@ -84,7 +84,7 @@ export function createAnchoring(options: AnchoringOptions): Anchoring {
   const steps = new Steps();
   const onProved = (anchor: Anchor, subject: Subject): void => {
     metrics.attempts.inc({ anchor: anchor.name, outcome: "proved" });
-    if (anchor.kind === "peer" || subject.size <= outside) return;
+    if (!isOutsider(anchor.kind) || subject.size <= outside) return;
     const from = outside;
     outside = subject.size;
     const time = Date.now();
@@ -178,7 +178,7 @@ export function createAnchoring(options: AnchoringOptions): Anchoring {
         .list(START_DAYS)
         .then((known) => copies?.addMissing(known, proofs))
         .catch((err: unknown) => onFailed("", err));
-      const sizes = runner.states.filter(({ kind }) => kind !== "peer").map(({ size }) => size);
+      const sizes = runner.states.filter(({ kind }) => isOutsider(kind)).map(({ size }) => size);
       outside = Math.max(0, ...sizes);
       if (outside > 0) since = firstSize = 0;
     },
@@ -228,6 +228,11 @@ export function createAnchoring(options: AnchoringOptions): Anchoring {
         logger.error({ kind, origin, file }, "a log has contradicted itself: evidence kept"),
     });
   }
+}
+
+/** Peers are the same operator's, and what was put somewhere proves nothing by itself: neither counts for the service level. */
+function isOutsider(kind: string): boolean {
+  return kind !== "peer" && kind !== "put";
 }
 
 async function readSubject({ read, logs }: AnchoringOptions): Promise<Subject> {
