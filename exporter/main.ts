@@ -1,4 +1,6 @@
 /** serve: wires intake, log and store together, and is the only file that knows the process it runs in. */
+
+import { existsSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -20,6 +22,7 @@ import { readBatchKeys } from "./access/mac.ts";
 import { readRules } from "./access/rules.ts";
 import { readTls, type TlsFiles, watchTls } from "./access/tls.ts";
 import { readAnchors } from "./anchor/config.ts";
+import { proofRoutes } from "./anchor/proof-routes.ts";
 import { createAnchoring } from "./anchor/service.ts";
 import { startSelfAudit } from "./audit/self-audit.ts";
 import { needsIdentity, type Settings } from "./config.ts";
@@ -232,7 +235,11 @@ async function run(
     keys: () => keyHistory(data),
     policies: openPolicies(data, (kind, fields) => own.write(kind, fields)),
     onRefused: (cause) => refusals.count(cause),
-    extend: (app) => anchoring?.routes(app),
+    extend: (app) => {
+      // Proofs that are there are served also where none are asked for any more.
+      if (anchoring !== null) anchoring.routes(app);
+      else if (existsSync(join(data, "anchors"))) proofRoutes(app, join(data, "anchors"));
+    },
     logDir: join(data, "log"),
     readLog: place.remote === null ? undefined : place.read,
     metrics,
