@@ -12,8 +12,8 @@ export type Delays = {
   readonly worstSeconds: number;
 };
 
-/** Bundles that are read at most. */
-const MAX_BUNDLES = 2048;
+/** Bundles that are read at most: 131,072 entries, and seconds where each is a request. */
+const MAX_BUNDLES = 512;
 
 /** Resolves to the delays by the times in entries and `steps`, or null where nobody outside saw any of them. */
 export async function measureDelays(
