@@ -159,6 +159,7 @@ test("the delay from entry to proof is measured, and what failed is counted", as
   expect(metrics).toMatch(
     /meshseal_anchor_attempts_total\{anchor="witnesses",outcome="proved"\} [1-9]/,
   );
+  expect(metrics).toContain('meshseal_anchor_clock_seconds{anchor="tsa"} 0\n');
   expect(metrics).toMatch(/meshseal_anchor_late\{anchor="witnesses"\} 0/);
   // Peers are no outsiders: they do not count for the service level.
   const other = await (await request(`${second?.url}/metrics`)).body.text();

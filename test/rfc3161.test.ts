@@ -46,6 +46,28 @@ afterAll(async () => {
   await Promise.all([tsa.stop(), rsa.stop()]);
 });
 
+test("says by how much the authority's clock is ahead", async () => {
+  const found: number[] = [];
+  const target = { name: "tsa", url: tsa.url, everyMs: 1000, timeoutMs: 30_000 };
+  const anchor = timestamps(target, trust(tsa.root), (aheadMs) => found.push(aheadMs));
+  const ask = (): Promise<unknown> => anchor.submit(subject, AbortSignal.timeout(30_000));
+  await ask();
+  const now = Date.now;
+  // Our own clock an hour behind, and an hour ahead.
+  for (const by of [-3_600_000, 3_600_000]) {
+    Date.now = () => now() + by;
+    try {
+      await ask();
+    } finally {
+      Date.now = now;
+    }
+  }
+  const [same, ahead = 0, behind = 0] = found;
+  expect(same).toBe(0);
+  expect(Math.abs(ahead - 3_600_000)).toBeLessThan(60_000);
+  expect(Math.abs(behind + 3_600_000)).toBeLessThan(60_000);
+});
+
 test("a request is the bytes that openssl makes", () => {
   const nonce = Buffer.from("4123456789abcdef", "hex");
   const file = join(tsa.dir, "ours.tsq");

@@ -6,6 +6,7 @@ export type AnchorMetrics = {
   readonly attempts: Counter<"anchor" | "outcome">;
   readonly witnesses: Counter<"witness" | "outcome">;
   readonly seconds: Histogram;
+  readonly clock: Gauge<"anchor">;
 };
 
 /** `ages` gives each anchor's state with its age in seconds, and if that is too much. */
@@ -65,6 +66,12 @@ export function anchorMetrics(
       name: "meshseal_witness_requests_total",
       help: "Requests to single witnesses and peers by outcome: cosigned, failed.",
       labelNames: ["witness", "outcome"],
+      registers,
+    }),
+    clock: new Gauge({
+      name: "meshseal_anchor_clock_seconds",
+      help: "By how much a time stamp authority's clock is ahead of this one; 0 where it cannot be told apart.",
+      labelNames: ["anchor"],
       registers,
     }),
     seconds: new Histogram({

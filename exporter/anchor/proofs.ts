@@ -9,7 +9,7 @@
  * They are also the queue: what is pending after a restart is polled again. A file appears whole and fsynced, or not at all.
  */
 import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
-import { readdir, readFile } from "node:fs/promises";
+import { readdir, readFile, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { codeOf } from "../errors.ts";
 import { syncDir } from "../store/file.ts";
@@ -73,6 +73,11 @@ export class Proofs {
 
   read(proof: ProofName): Promise<Buffer> {
     return readFile(join(this.dir, pathOf(proof)));
+  }
+
+  /** Resolves to when a proof was written, Unix milliseconds. */
+  async keptAt(proof: ProofName): Promise<number> {
+    return Math.floor((await stat(join(this.dir, pathOf(proof)))).mtimeMs);
   }
 
   readCheckpoint({ day, size }: ProofName): Promise<Buffer> {

@@ -15,8 +15,15 @@ import {
 /** One a minute is kept for good. */
 const KEEP_EVERY_MS = 60_000;
 
-/** Returns the anchor that asks the authority `target`. With roots in `trust` its chain must lead to one of them. */
-export function timestamps(target: Target, trust: TimestampTrust): Anchor {
+/**
+ * Returns the anchor that asks the authority `target`. With roots in `trust` its chain must lead to one of them. `onClock` gets by how many
+ * milliseconds the authority's clock is ahead of ours: 0 where its time is between question and answer.
+ */
+export function timestamps(
+  target: Target,
+  trust: TimestampTrust,
+  onClock: (aheadMs: number) => void = () => undefined,
+): Anchor {
   return {
     kind: "rfc3161",
     name: target.name,
@@ -28,6 +35,7 @@ export function timestamps(target: Target, trust: TimestampTrust): Anchor {
       const digest = sha256(note);
       const nonce = randomBytes(NONCE_BYTES);
       nonce[0] = ((nonce[0] ?? 0) & 0x3f) | 0x40;
+      const asked = Date.now();
       const answer = await request(target.url, {
         method: "POST",
         headers: { "content-type": "application/timestamp-query" },
@@ -41,9 +49,17 @@ export function timestamps(target: Target, trust: TimestampTrust): Anchor {
         stamp.status === "verified" ||
         (stamp.status === "untrusted" && trust.roots.length === 0)
       ) {
+        onClock(offBy(stamp.time, stamp.accuracyMs, asked, Date.now()));
         return { bytes, isFinal: true };
       }
       throw new AnchorError(`its time stamp is no good: ${stamp.reason}`);
     },
   };
+}
+
+/** A token has whole seconds, or its accuracy where that is less good. */
+function offBy(time: number, accuracyMs: number, from: number, to: number): number {
+  const slack = Math.max(1000, accuracyMs);
+  if (time < from - slack) return time - from;
+  return time > to + slack ? time - to : 0;
 }

@@ -89,9 +89,23 @@ export class Runner {
       state.size = Math.min(this.#options.treeSize(), Math.max(0, ...mine.map(({ size }) => size)));
       const pending = new Set(mine.filter(({ isPending }) => isPending));
       state.pending = pending.size;
+      // One that cannot be read is found by verify: it is no reason not to start.
+      void this.#keepNewest(mine).catch(() => undefined);
       this.#loops.push(this.#submitting(anchor, state, pending));
       if (anchor.poll !== undefined) this.#loops.push(this.#polling(anchor, state, pending));
     }
+  }
+
+  /** The last proof before a stop came when the log was closed already: the log tells of it now. */
+  async #keepNewest(mine: readonly ProofName[]): Promise<void> {
+    const { proofs } = this.#options;
+    const [first, ...rest] = mine;
+    if (first === undefined) return;
+    const newest = rest.reduce((a, b) => (b.size > a.size ? b : a), first);
+    const { name, size } = newest;
+    const at = await proofs.keptAt(newest);
+    // In front: what came since the start is newer.
+    this.#kept.unshift({ name, size, at, bytes: await proofs.read(newest) });
   }
 
   /** Returns the proofs that were kept since the last call. */

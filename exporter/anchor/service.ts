@@ -32,6 +32,8 @@ import { WitnessServer, witnessRoutes } from "./witness-server.ts";
 const KEEP_EVERY_MS = 60_000;
 /** For the last checkpoint of a clean stop. */
 const FINISH_MS = 5_000;
+/** Clocks that are further apart are told of. */
+const MAX_CLOCK_MS = 5_000;
 const PEER_EVERY_MS = 10_000;
 const PEER_TIMEOUT_MS = 10_000;
 
@@ -144,7 +146,13 @@ export function createAnchoring(options: AnchoringOptions): Anchoring {
       anchors.push(group("witness", policy, config.witnesses, new Cosigned(policy)));
     }
     for (const target of config.timestamps) {
-      anchors.push(timestamps(target, { roots: target.roots, policies: [] }));
+      const trust = { roots: target.roots, policies: [] };
+      const onClock = (aheadMs: number): void => {
+        metrics.clock.set({ anchor: target.name }, aheadMs / 1000);
+        if (Math.abs(aheadMs) > MAX_CLOCK_MS)
+          logger.warn({ anchor: target.name, aheadMs }, "this clock and the authority's differ");
+      };
+      anchors.push(timestamps(target, trust, onClock));
     }
     if (config.opentimestamps !== null) anchors.push(openTimestamps(config.opentimestamps));
     if (config.rekor.length > 0) {
