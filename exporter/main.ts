@@ -108,7 +108,9 @@ async function run(
     process.exit(74);
   };
   const store = { get: place.read };
-  const publisher = new RemotePublisher(thread, onFatal);
+  const publisher = new RemotePublisher(thread, onFatal, (key) =>
+    logger.error({ key }, "other bytes were in this file's place, ours are above them: run verify"),
+  );
   const wal = new Wal(join(data, "wal"));
   const { chains, started: isStarted } = await openChains(join(data, "index"));
   const log: Sequencer = new Sequencer({

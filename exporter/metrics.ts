@@ -18,7 +18,10 @@ export type Gauges = {
   readonly silentChains: () => number;
   readonly checkpointAgeSeconds: () => number;
   /** Of a log in a bucket. */
-  readonly standing: Pick<Standing, "isImmutable" | "isBridged" | "walSecondsLeft"> | null;
+  readonly standing: Pick<
+    Standing,
+    "isImmutable" | "isBridged" | "walSecondsLeft" | "foreign"
+  > | null;
 };
 
 /** How the self-audit stands, as `meshseal_scrub_*`. */
@@ -85,6 +88,11 @@ export function createMetrics(gauges: Gauges): Metrics {
     );
     gauge("meshseal_store_away", "1 while the bucket does not answer and the WAL bridges it.", () =>
       Number(standing.isBridged),
+    );
+    gauge(
+      "meshseal_store_foreign_objects",
+      "Files in whose place somebody else's bytes were, since the start: run verify.",
+      () => standing.foreign,
     );
     gauge(
       "meshseal_wal_seconds_left",

@@ -25,8 +25,9 @@ function localStore(): Store {
 async function bucketStore(claimed: ClaimedStore): Promise<Store> {
   const { openBucket } = await import("./store/settings.ts");
   const { openObjectStore } = await import("./store/object.ts");
+  const onForeign = (foreign: string): void => reply({ foreign });
   const bucket = await openBucket(claimed, { onAway: (away) => reply({ away }) });
-  return await openObjectStore({ ...claimed, bucket, now: Date.now });
+  return await openObjectStore({ ...claimed, bucket, now: Date.now, onForeign });
 }
 
 function reply(message: Reply): void {

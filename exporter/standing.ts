@@ -45,6 +45,10 @@ export class Standing {
     return this.#options.notImmutable?.length === 0;
   }
 
+  get foreign(): number {
+    return this.#options.publisher.foreign;
+  }
+
   get walSecondsLeft(): number {
     return this.#backlog.secondsLeft;
   }
@@ -69,6 +73,7 @@ export class Standing {
     if (settings.store === undefined) return {};
     return {
       store: publisher.away === null ? "reachable" : `away: ${publisher.away}`,
+      foreignObjects: publisher.foreign,
       walBytes: this.#backlog.bytes,
       walSecondsLeft: this.#backlog.secondsLeft,
       immutable: this.isImmutable ? "yes" : `no: ${(notImmutable ?? []).join("; ")}`,

@@ -10,12 +10,16 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
+import { signCheckpoint } from "../exporter/log/checkpoint.ts";
+import { newSigner } from "../exporter/log/note.ts";
+import { Fenced } from "../exporter/store/bucket.ts";
 import { claim, newWriter, type Writers } from "../exporter/store/claim.ts";
 import { fileStore } from "../exporter/store/file.ts";
 import { memoryStore } from "../exporter/store/memory.ts";
 import { memoryBucket } from "../exporter/store/memory-bucket.ts";
-import { openObjectStore } from "../exporter/store/object.ts";
+import { keptCheckpointPath, openObjectStore } from "../exporter/store/object.ts";
+import { Conflict } from "../exporter/store/store.ts";
 import { holdsStorePromises } from "./support/store-promises.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "meshseal-store-"));
@@ -80,4 +84,75 @@ test("a conflict leaves a file store's file as it was, even for one who may writ
   chmodSync(join(log, "tile/0/000"), 0o644);
   await expect(store.put("tile/0/000", Buffer.from("b"))).rejects.toThrow(/holds other bytes/);
   expect(readFileSync(join(log, "tile/0/000"), "utf8")).toBe("a");
+});
+
+describe("somebody has put other bytes where files will be, and locked them", () => {
+  const signer = newSigner("log.example/planted", Buffer.alloc(32, 1));
+  const checkpoint = (size: number): Buffer =>
+    Buffer.from(signCheckpoint({ origin: signer.name, size, root: Buffer.alloc(32) }, [signer]));
+  const ours = Buffer.from("ours");
+  const PLACES = {
+    "log/tile/0/000": "short",
+    "log/tile/entries/000": "longer than ours is",
+    "log/tile/0/001.p/44": "",
+    [keptCheckpointPath(300)]: "no checkpoint",
+  };
+
+  test.each(["wal", "store"] as const)(
+    "ack: %s: ours stand above them, locked, and are told of",
+    async (ack) => {
+      const bucket = memoryBucket();
+      const until = new Date(Date.now() + 1e6);
+      for (const [path, text] of Object.entries(PLACES))
+        await bucket.create(`a/${path}`, Buffer.from(text), until);
+      const { claim: claimed } = await claim(bucket, "a/", ack, writers());
+      const foreign: string[] = [];
+      const options = { ...OBJECT, bucket, ack, lockMs: 1e9, claim: claimed };
+      const store = await openObjectStore({ ...options, onForeign: (key) => foreign.push(key) });
+      for (const path of Object.keys(PLACES).filter((path) => path.startsWith("log/")))
+        await store.put(path.slice(4), ours);
+      await store.replace("checkpoint", checkpoint(300));
+      expect(foreign.sort()).toEqual(
+        Object.keys(PLACES)
+          .map((path) => `a/${path}`)
+          .sort(),
+      );
+      for (const [path, text] of Object.entries(PLACES)) {
+        const [planted, above, ...more] = bucket.all.get(`a/${path}`) ?? [];
+        expect(planted?.bytes.toString()).toBe(text);
+        const isKept = path.startsWith("checkpoints/");
+        expect(above?.bytes).toEqual(isKept ? checkpoint(300) : ours);
+        if (!path.includes(".p/")) expect(above?.retainUntil?.getTime()).toBeGreaterThan(9e8);
+        expect(more).toEqual([]);
+      }
+      // What is committed has its place: other bytes there are no plant, but two histories.
+      await store.put("tile/0/000", Buffer.from("other"));
+      await expect(store.replace("checkpoint", checkpoint(400))).rejects.toThrow(Conflict);
+      expect(bucket.all.get("a/log/tile/0/000")).toHaveLength(2);
+    },
+  );
+
+  test("one that was taken over writes nothing above them", async () => {
+    const bucket = memoryBucket();
+    const { claim: claimed } = await claim(bucket, "a/", "store", writers());
+    const store = await openObjectStore({ ...OBJECT, bucket, claim: claimed });
+    const other = { ...writers(), current: "" };
+    // The commit goes through, and before the tile is written another takes the log over.
+    const swap = bucket.swap.bind(bucket);
+    let isFirst = true;
+    Object.assign(bucket, {
+      swap: async (...args: Parameters<typeof swap>) => {
+        const written = await swap(...args);
+        if (isFirst) {
+          isFirst = false;
+          await bucket.create("a/log/tile/0/000", Buffer.from("planted"), null);
+          await claim(bucket, "a/", "store", other);
+        }
+        return written;
+      },
+    });
+    await store.put("tile/0/000", ours);
+    await expect(store.replace("checkpoint", checkpoint(256))).rejects.toThrow(Fenced);
+    expect(bucket.all.get("a/log/tile/0/000")).toHaveLength(1);
+  });
 });

@@ -1,6 +1,7 @@
 /**
- * Reads a log out of a bucket, as `verify` does: by version. Of a file that is written once the oldest version counts, so that
- * a delete marker or a later version, which anyone with a key to the bucket can add, hides nothing.
+ * Reads a log out of a bucket, as `verify` does: by version. Of a file that is written once the oldest version counts, unless
+ * another one fits the tree (tiles.ts), so that a delete marker or a version that anyone with a key to the bucket can add,
+ * before ours or after, hides nothing.
  */
 import type { S3Client } from "@aws-sdk/client-s3";
 import type { Version } from "../store/bucket.ts";
@@ -35,9 +36,13 @@ export type BucketView = {
 /** A Source (source.ts) with what is special of a bucket. */
 export type BucketSource = {
   readonly read: (path: string, limit: number) => Promise<Buffer | null>;
+  readonly readAll: (path: string, limit: number) => Promise<Buffer[]>;
   readonly list: () => AsyncGenerator<{ path: string; isFile: boolean }>;
   readonly bucket: BucketView;
 };
+
+/** Versions of one file that are read to find the right one. */
+const MAX_READ_VERSIONS = 16;
 
 type Sdk = typeof import("@aws-sdk/client-s3");
 
@@ -111,10 +116,11 @@ function viewOf(
       }
       const promised = new Date(answer.Metadata?.[LOCKED_UNTIL] ?? Number.NaN);
       const bytes = Buffer.from((await answer.Body?.transformToByteArray()) ?? []);
-      if (!locks.has(path)) {
+      const isPromised = !Number.isNaN(promised.getTime());
+      // What somebody put there before ours was written is of no account.
+      if (!locks.has(path) || (isPromised && locks.get(path)?.promised === null)) {
         const isLocked = answer.ObjectLockMode === "COMPLIANCE";
         const until = isLocked ? answer.ObjectLockRetainUntilDate : undefined;
-        const isPromised = !Number.isNaN(promised.getTime());
         locks.set(path, {
           promised: isPromised ? promised : null,
           // The headers of a GET are left out where its caller may not ask for retentions.
@@ -135,6 +141,16 @@ function viewOf(
         ? null
         : await readVersion(`log/${path}`, version.version, limit);
     },
+    readAll: async (path, limit) => {
+      const held = (versions.get(`log/${path}`) ?? []).filter((one) => !one.isDeleteMarker);
+      if (held.length < 2) return [];
+      const all: Buffer[] = [];
+      for (const { version } of oldestFirst(held).slice(0, MAX_READ_VERSIONS)) {
+        const bytes = await readVersion(`log/${path}`, version, limit);
+        if (bytes !== null) all.push(bytes);
+      }
+      return all;
+    },
     list: async function* () {
       for (const [path, held] of versions) {
         if (!path.startsWith("log/") || held.every(({ isDeleteMarker }) => isDeleteMarker))
@@ -150,10 +166,13 @@ function viewOf(
 function versionThatCounts(path: string, held: readonly Version[]): Version | undefined {
   const real = held.filter(({ isDeleteMarker }) => !isDeleteMarker);
   const newest = real.find(({ isLatest }) => isLatest);
-  const order = (a: Version, b: Version): number => a.modified.getTime() - b.modified.getTime();
-  // A list is newest first; of two within a second the later one in it is older.
-  const sorted = real.toReversed().sort(order);
+  const sorted = oldestFirst(real);
   return path === "checkpoint" ? (newest ?? sorted.at(-1)) : sorted[0];
+}
+
+/** A list is newest first; of two within a second the later one in it is older. */
+function oldestFirst(versions: readonly Version[]): Version[] {
+  return versions.toReversed().sort((a, b) => a.modified.getTime() - b.modified.getTime());
 }
 
 async function askLock(

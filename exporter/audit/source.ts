@@ -12,6 +12,8 @@ export type Source = {
   readonly where?: string;
   /** Returns the file at a C2SP path, or null if there is none. Longer than `limit` bytes counts as damaged: null. */
   readonly read: (path: string, limit: number) => Promise<Buffer | null>;
+  /** Returns every version of a file that has more than one, oldest first, and no versions of others. Buckets only. */
+  readonly readAll?: (path: string, limit: number) => Promise<Buffer[]>;
   /**
    * Yields every file below the log, or is absent where that cannot be known. `isFile` is false for links and the like. An
    * empty directory is none: it says nothing, and is what a kill between two removals of partial tiles leaves.

@@ -20,7 +20,9 @@ export type Reply =
   | { readonly id: number; readonly error: unknown }
   | { readonly isDiskFull: boolean }
   /** Why the store is away, or null. */
-  | { readonly away: string | null };
+  | { readonly away: string | null }
+  /** Somebody else's bytes were at the place of this file. */
+  | { readonly foreign: string };
 
 type Waiting = { readonly resolve: (value: never) => void; readonly reject: (e: unknown) => void };
 
@@ -30,10 +32,18 @@ export class RemotePublisher implements Publishing {
   #lastId = 0;
   isDiskFull = false;
   away: string | null = null;
+  /** Places of files where somebody else's bytes were, since the start. */
+  foreign = 0;
+  readonly #onForeign: (key: string) => void;
 
-  /** `worker` runs publisher-thread.ts. `onFatal` gets what ended it unasked. */
-  constructor(worker: Worker, onFatal: (error: unknown) => void) {
+  /** `worker` runs publisher-thread.ts. `onFatal` gets what ended it unasked, `onForeign` where other bytes were in the way. */
+  constructor(
+    worker: Worker,
+    onFatal: (error: unknown) => void,
+    onForeign: (key: string) => void = () => {},
+  ) {
     this.#worker = worker;
+    this.#onForeign = onForeign;
     this.#worker.on("message", (reply: Reply) => this.#take(reply));
     this.#worker.on("error", (error) => {
       for (const { reject } of this.#waiting.values()) reject(error);
@@ -82,6 +92,11 @@ export class RemotePublisher implements Publishing {
   #take(reply: Reply): void {
     if ("away" in reply) {
       this.away = reply.away;
+      return;
+    }
+    if ("foreign" in reply) {
+      this.foreign++;
+      this.#onForeign(reply.foreign);
       return;
     }
     if ("isDiskFull" in reply) {

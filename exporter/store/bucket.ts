@@ -22,8 +22,13 @@ export type Bucket = {
     bytes: Uint8Array,
     retainUntil: Date | null,
   ) => Promise<Written | null>;
-  /** Writes over what has `etag`; null if that is not what is there. */
-  readonly swap: (key: string, bytes: Uint8Array, etag: string) => Promise<Written | null>;
+  /** Writes over what has `etag`, locked as by `create` if a time is given; null if that is not what is there. */
+  readonly swap: (
+    key: string,
+    bytes: Uint8Array,
+    etag: string,
+    retainUntil?: Date | null,
+  ) => Promise<Written | null>;
   /** Removes these versions for good. Rejects if one could not be. */
   readonly remove: (versions: readonly { key: string; version: string }[]) => Promise<void>;
   /** Yields every version and delete marker whose key begins with `prefix`. */
@@ -42,6 +47,12 @@ export type Version = {
 /** An object is longer than what is looked for can be. */
 export class TooLarge extends Error {
   override name = "TooLarge";
+  readonly etag: string;
+
+  constructor(message: string, etag: string) {
+    super(message);
+    this.etag = etag;
+  }
 }
 
 /** Another process has taken the log over: this one may not write any more. */

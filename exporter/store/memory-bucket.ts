@@ -33,15 +33,16 @@ export function memoryBucket(): MemoryBucket {
     get: async (key, limit) => {
       const held = newest(key);
       if (held === undefined) return null;
-      if (held.bytes.length > limit) throw new TooLarge(key);
+      if (held.bytes.length > limit) throw new TooLarge(key, etagOf(held.bytes));
       return { bytes: Buffer.from(held.bytes), etag: etagOf(held.bytes) };
     },
     create: async (key, bytes, retainUntil) => {
       return newest(key) === undefined ? add(key, bytes, retainUntil) : null;
     },
-    swap: async (key, bytes, etag) => {
+    swap: async (key, bytes, etag, retainUntil = null) => {
       const held = newest(key);
-      return held !== undefined && etagOf(held.bytes) === etag ? add(key, bytes, null) : null;
+      const isIt = held !== undefined && etagOf(held.bytes) === etag;
+      return isIt ? add(key, bytes, retainUntil) : null;
     },
     remove: async (versions) => {
       for (const { key, version } of versions) {

@@ -9,12 +9,15 @@
  *
  * Below `home`: `commit`, `log/` (C2SP files, nothing else), `staged/`, and `checkpoints/<size, 20 digits>`. Locked are
  * full tiles and bundles, and a checkpoint now and then under its size; never a partial tile, never `log/checkpoint`.
+ *
+ * Whoever can write to the bucket can put something where a file of ours will be one day, and lock it. That must not stop the
+ * log: what is committed belongs in its place, so ours is written above it as a newer version, and `onForeign` is told.
  */
 import { createHash } from "node:crypto";
 import { parseCheckpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES, parseNote } from "../log/note.ts";
 import { hashesAtLevel, parseTilePath, TILE_WIDTH, tilePath } from "../log/tile.ts";
-import { type Bucket, Fenced } from "./bucket.ts";
+import { type Blob, type Bucket, Fenced, TooLarge, type Written } from "./bucket.ts";
 import { type Claim, COMMIT_KEY } from "./claim.ts";
 import {
   type Commit,
@@ -37,6 +40,8 @@ export type ObjectStoreOptions = {
   /** A checkpoint is kept under its size this often, in milliseconds. */
   readonly keepEveryMs: number;
   readonly now: () => number;
+  /** Gets the key of a place where somebody else's bytes were. */
+  readonly onForeign?: (key: string) => void;
 };
 
 /** Requests at the same time: round trips of 50 ms then carry 640 tiles a second. */
@@ -93,7 +98,7 @@ class ObjectStore implements Store {
       ) {
         throw new Error(`${home}${staged.key} is missing or damaged: run verify`);
       }
-      await this.#apply(sizeOf(note));
+      await this.#apply(sizeOf(note), 0);
       await this.#publish(Buffer.from(note));
     }
     const size = sizeOf(note);
@@ -130,13 +135,14 @@ class ObjectStore implements Store {
       this.#pending.set(path, Buffer.from(bytes));
       return;
     }
-    const { bucket, home, ack } = this.#options;
+    const { home, ack } = this.#options;
     const files = [...this.#pending];
+    const before = sizeOf(this.#commit.note);
     let staged: Commit["staged"] = null;
     if (ack === "store" && files.length > 0) {
       const body = formatStaged(files);
       const key = `staged/${this.#commit.fence}-${hex(body)}`;
-      const written = await bucket.create(`${home}${key}`, body, null);
+      const written = await this.#place(`${home}${key}`, body, null);
       staged = { key, version: written?.version ?? "" };
     }
     await this.#swapCommit({
@@ -146,7 +152,7 @@ class ObjectStore implements Store {
       note: Buffer.from(bytes).toString(),
       staged,
     });
-    await this.#apply(Number.POSITIVE_INFINITY);
+    await this.#apply(Number.POSITIVE_INFINITY, before);
     await this.#publish(bytes);
     if (staged !== null)
       await this.#remove([{ key: `${home}${staged.key}`, version: staged.version }]);
@@ -156,7 +162,7 @@ class ObjectStore implements Store {
   async sync(): Promise<void> {
     const { note } = this.#commit;
     if (note === "") return;
-    await this.#apply(sizeOf(note));
+    await this.#apply(sizeOf(note), 0);
     // Where the tree has grown beyond the commit its partial tiles are not at hand: the next commit brings newer ones.
     if (this.#pending.size > 0) return;
     if (this.#checkpointEtag === null) await this.#publish(Buffer.from(note));
@@ -198,23 +204,58 @@ class ObjectStore implements Store {
     this.#commitEtag = written?.etag ?? held?.etag ?? "";
   }
 
-  /** Puts in place what is pending and wholly below `size` leaves. */
-  async #apply(size: number): Promise<void> {
+  /**
+   * Puts in place what is pending and wholly below `size` leaves. What reaches beyond `before` leaves nobody but a writer of
+   * these very bytes can have put there by right.
+   */
+  async #apply(size: number, before: number): Promise<void> {
     const { bucket, lockMs, now } = this.#options;
     const retainUntil = lockMs === 0 ? null : new Date(now() + lockMs);
     const due = [...this.#pending].filter(([path]) => endOf(path) <= size);
     await each(due, async ([path, bytes]) => {
       const tile = parseTilePath(path);
       const isFull = tile?.width === TILE_WIDTH;
-      const written = await bucket.create(this.#key(path), bytes, isFull ? retainUntil : null);
+      const until = isFull ? retainUntil : null;
+      const key = this.#key(path);
+      let written = await bucket.create(key, bytes, until);
       if (written === null) {
-        const held = await bucket.get(this.#key(path), MAX_TILE_BYTES);
-        if (held?.bytes.equals(bytes) !== true) throw conflict(this.#key(path));
-      } else if (tile !== null && !isFull) {
+        const held = await this.#heldAt(key, bytes.length);
+        const isOurs = held?.bytes.equals(bytes) === true;
+        if (!isOurs && !(endOf(path) > before)) throw conflict(key);
+        if (!isOurs) written = await this.#place(key, bytes, until);
+      }
+      if (written !== null && tile !== null && !isFull) {
         this.#remember(tilePath({ ...tile, width: TILE_WIDTH }), this.#key(path), written.version);
       }
       this.#pending.delete(path);
     });
+  }
+
+  /** Writes once: where other bytes are already, above them, and says so. Returns null where the same bytes were there. */
+  async #place(key: string, bytes: Uint8Array, retainUntil: Date | null): Promise<Written | null> {
+    const { bucket, home, onForeign } = this.#options;
+    for (let isFirst = true; ; isFirst = false) {
+      const made = await bucket.create(key, bytes, retainUntil);
+      if (made !== null) return made;
+      const held = await this.#heldAt(key, bytes.length);
+      if (held === null) continue;
+      if (held.bytes.equals(bytes)) return null;
+      const commit = await bucket.get(`${home}${COMMIT_KEY}`, MAX_COMMIT_BYTES);
+      if (commit?.etag !== this.#commitEtag) throw new Fenced("this log was taken over");
+      if (isFirst) onForeign?.(key);
+      const above = await bucket.swap(key, bytes, held.etag, retainUntil);
+      if (above !== null) return above;
+    }
+  }
+
+  /** Reads what is in the way of a file of `length` bytes. What is longer is not ours, and not read. */
+  async #heldAt(key: string, length: number): Promise<Blob | null> {
+    try {
+      return await this.#options.bucket.get(key, length);
+    } catch (error) {
+      if (error instanceof TooLarge) return { bytes: Buffer.of(), etag: error.etag };
+      throw error;
+    }
   }
 
   /** Writes the checkpoint that readers see, and now and then the same under its size. */
@@ -240,11 +281,11 @@ class ObjectStore implements Store {
   }
 
   async #keep(note: Uint8Array): Promise<void> {
-    const { bucket, home, lockMs, now } = this.#options;
+    const { home, lockMs, now } = this.#options;
     const size = sizeOf(Buffer.from(note).toString());
     if (Number.isNaN(size) || size <= this.#keptSize) return;
     const retainUntil = lockMs === 0 ? null : new Date(now() + lockMs);
-    await bucket.create(`${home}${keptCheckpointPath(size)}`, note, retainUntil);
+    await this.#place(`${home}${keptCheckpointPath(size)}`, note, retainUntil);
     this.#keptAt = now();
     this.#keptSize = size;
   }

@@ -55,7 +55,7 @@ export function patient(bucket: Bucket, { onAway, signal }: PatienceOptions): Bu
   return {
     get: (key, limit) => retry(() => bucket.get(key, limit)),
     create: (key, bytes, retainUntil) => retry(() => bucket.create(key, bytes, retainUntil)),
-    swap: (key, bytes, etag) => retry(() => bucket.swap(key, bytes, etag)),
+    swap: (key, bytes, etag, until) => retry(() => bucket.swap(key, bytes, etag, until)),
     // What is to be removed can stay: the caller goes on without.
     remove: (versions) => bucket.remove(versions),
     versions: async function* (prefix) {

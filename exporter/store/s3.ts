@@ -126,7 +126,7 @@ export async function s3Bucket(client: S3Client, name: string): Promise<Bucket> 
         );
         if ((answer.ContentLength ?? 0) > limit) {
           (answer.Body as unknown as { destroy?: () => void } | undefined)?.destroy?.();
-          throw new TooLarge(`${key} has ${answer.ContentLength} bytes`);
+          throw new TooLarge(`${key} has ${answer.ContentLength} bytes`, answer.ETag ?? "");
         }
         const bytes = Buffer.from((await answer.Body?.transformToByteArray()) ?? []);
         if (answer.ContentLength !== undefined && bytes.length !== answer.ContentLength) {
@@ -138,21 +138,10 @@ export async function s3Bucket(client: S3Client, name: string): Promise<Bucket> 
         throw plain(error);
       }
     },
-    create: async (key, bytes, retainUntil) => {
-      // The service keeps whole seconds.
-      const until =
-        retainUntil === null ? null : new Date(Math.ceil(retainUntil.getTime() / 1000) * 1000);
-      const lock: Partial<PutObjectCommandInput> =
-        until === null
-          ? {}
-          : {
-              ObjectLockMode: "COMPLIANCE",
-              ObjectLockRetainUntilDate: until,
-              Metadata: { [LOCKED_UNTIL]: until.toISOString() },
-            };
-      return put(key, bytes, { IfNoneMatch: "*", ...lock });
-    },
-    swap: async (key, bytes, etag) => put(key, bytes, { IfMatch: etag }),
+    create: (key, bytes, retainUntil) =>
+      put(key, bytes, { IfNoneMatch: "*", ...lockOf(retainUntil) }),
+    swap: (key, bytes, etag, retainUntil = null) =>
+      put(key, bytes, { IfMatch: etag, ...lockOf(retainUntil) }),
     remove: async (versions) => {
       for (const { key, version } of versions) {
         const one = { Bucket: name, Key: key, ...(version === "" ? {} : { VersionId: version }) };
@@ -162,6 +151,17 @@ export async function s3Bucket(client: S3Client, name: string): Promise<Bucket> 
       }
     },
     versions: (prefix) => listVersions(client, name, prefix),
+  };
+}
+
+function lockOf(retainUntil: Date | null): Partial<PutObjectCommandInput> {
+  if (retainUntil === null) return {};
+  // The service keeps whole seconds.
+  const until = new Date(Math.ceil(retainUntil.getTime() / 1000) * 1000);
+  return {
+    ObjectLockMode: "COMPLIANCE",
+    ObjectLockRetainUntilDate: until,
+    Metadata: { [LOCKED_UNTIL]: until.toISOString() },
   };
 }
 
