@@ -391,6 +391,7 @@ describe("verify, by a policy from outside", () => {
       ],
       [`${height} ${other}\n`, 1, "block 800001 has another Merkle root"],
       [`${Number(height) + 1} ${header}\n`, 3, "its header was not given"],
+      ["# none\n", 3, `The headers of Bitcoin blocks ${height} were not given.`],
       [`${height} ${header.slice(2)}\n`, 64, ""],
     ] as const) {
       writeFileSync(join(dir(), "headers.txt"), text);

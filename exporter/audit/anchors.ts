@@ -32,6 +32,8 @@ const SLACK_SECONDS = { rfc3161: 5, opentimestamps: 7200 } as const;
 
 const READS_AHEAD = 32;
 
+const MAX_HEIGHTS = 100;
+
 /** Sizes that a finding names. */
 const MAX_NAMED = 5;
 
@@ -61,6 +63,8 @@ export class AnchorCheck {
   readonly #reports = new Map<string, { report: AnchorReport; count: number }>();
   readonly #reached: { kind: AnchorKind; name: string; size: number }[] = [];
   readonly #unknown = new Set<string>();
+  /** Bitcoin blocks whose headers were not given. */
+  readonly #heights = new Set<number>();
   /** Verified time stamps. */
   readonly stamps: Stamp[] = [];
   /** What each clone's history holds of this log. */
@@ -211,6 +215,11 @@ export class AnchorCheck {
     for (const name of this.#unknown) {
       notes.push(`The cosignature by ${name} was not checked: no key given.`);
     }
+    if (this.#heights.size > 0) {
+      const heights = [...this.#heights].sort((a, b) => a - b).slice(0, MAX_HEIGHTS);
+      const more = this.#heights.size > heights.length ? " and others" : "";
+      notes.push(`The headers of Bitcoin blocks ${heights.join(", ")}${more} were not given.`);
+    }
     for (const { report, count } of this.#reports.values()) {
       if (count > 1 && report.status === "verified") {
         notes.push(`${count} proofs by ${report.name} are verified; the newest one is shown.`);
@@ -249,6 +258,7 @@ export class AnchorCheck {
     const judged = judgeProof(suffix, { name, size, note, bytes }, this.#policy);
     if (judged === null) return;
     this.#report(judged.report);
+    for (const height of judged.heights ?? []) this.#heights.add(height);
     if (judged.counts !== undefined) this.#reached.push({ ...judged.counts, size });
     const { status, time, kind } = judged.report;
     if (status === "verified" && time !== undefined && kind in SLACK_SECONDS) {

@@ -21,6 +21,8 @@ export type Given = {
 export type Judged = {
   readonly report: AnchorReport;
   readonly counts?: { kind: AnchorKind; name: string };
+  /** Bitcoin blocks whose headers would say more. */
+  readonly heights?: readonly number[];
 };
 
 /** Returns what a proof with this ending proves, or null for an ending that is not known. */
@@ -88,7 +90,10 @@ function judgeOts({ name, size, note, bytes }: Given, { bitcoinHeaders }: Policy
     const heights = blocks.map(({ height }) => height).join(", ");
     if (heights !== "") {
       const says = `Bitcoin block ${heights} is said to cover the first ${size} entries, and was not checked: its header was not given.`;
-      return { report: { ...report, status: "not-checked", says } };
+      return {
+        report: { ...report, status: "not-checked", says },
+        heights: blocks.map(({ height }) => height),
+      };
     }
     const calendars = found.flatMap((one) => (one.kind === "pending" ? [one.uri] : []));
     const says = `The first ${size} entries are promised a Bitcoin block by ${calendars.join(", ") || "nobody"}; there is none yet.`;
