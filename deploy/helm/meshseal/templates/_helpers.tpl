@@ -43,5 +43,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
 {{- if .Values.access -}}
 {{- $_ := set $own "access" "/config/access.json" -}}
 {{- end -}}
+{{- if .Values.anchors -}}
+{{- $_ := set $own "anchors" "/config/anchors.json" -}}
+{{- end -}}
 {{- merge $own .Values.settings | toPrettyJson -}}
 {{- end -}}
