@@ -13,6 +13,7 @@ const NAMES = [
   "tlog-policy",
   "headers",
   "rekor",
+  "rekor-body",
   "add-checkpoint",
 ];
 let targets: Target[] = [];
