@@ -4,14 +4,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
-import type { Anchor, Subject } from "../exporter/anchor/anchor.ts";
+import { type Anchor, SUFFIXES, type Subject } from "../exporter/anchor/anchor.ts";
 import {
   BRANCH_PATTERN,
   checkpointPath,
   gitRemote,
   REMOTE_PATTERN,
 } from "../exporter/anchor/git.ts";
+import { Proofs } from "../exporter/anchor/proofs.ts";
 import { parsePolicy } from "../exporter/audit/policy.ts";
+import { inDirectory } from "../exporter/audit/proofs.ts";
 import type { VerifyReport } from "../exporter/audit/report.ts";
 import { verifyLog } from "../exporter/audit/verify.ts";
 import { openCheckpoint } from "../exporter/log/checkpoint.ts";
@@ -125,6 +127,31 @@ describe("verify", () => {
     expect(report.verdict).toBe("tampered");
     expect(report.findings[0]).toMatchObject({ cause: "anchor-contradicted" });
     expect(report.findings[0]?.message).toContain("https://git.example/archive at commit ");
+  });
+
+  test("a commit that the remote had taken, and that is not in its history any more, is named", async () => {
+    const proofs = new Proofs(join(home, "proofs"));
+    const size = 300;
+    const other = await memoryLog(ORIGIN, "git");
+    const note = await other.grow(size, T0);
+    const [day, suffix] = ["2026-01-01", SUFFIXES.git];
+    const proof = { remote: "https://git.example/archive", branch: "main", commit: "f".repeat(40) };
+    proofs.keepCheckpoint(day, size, note);
+    proofs.keep(
+      { day, size, name: "archive", suffix, isPending: false },
+      Buffer.from(JSON.stringify(proof)),
+    );
+    const given = { logs: [{ key: log.verifier.vkey }] };
+    const report = async (git: object[]): Promise<VerifyReport> => {
+      const policy = parsePolicy(JSON.stringify({ ...given, git }), (name) => readFileSync(name));
+      return await verifyLog(log.source, { policy, proofs: inDirectory(proofs.dir) });
+    };
+    const rewritten = await report([{ name: "archive", clone: join(home, "clone") }]);
+    expect(rewritten.findings).toMatchObject([{ severity: "tampered", cause: "git-rewritten" }]);
+    // Without a clone nothing is said of it.
+    const blind = await report([]);
+    expect(blind.verdict).toBe("verified");
+    expect(blind.anchors).toMatchObject([{ kind: "git", status: "not-checked" }]);
   });
 
   test("what another key signed counts for nothing, and a clone that is none cannot be said", async () => {

@@ -4,7 +4,7 @@
  */
 import { decodeEntry } from "../../record/codec.ts";
 import { SUFFIXES } from "../anchor/anchor.ts";
-import { type ProofName, pathOf } from "../anchor/proofs.ts";
+import type { ProofName } from "../anchor/proofs.ts";
 import { openCheckpoint, parseCheckpoint } from "../log/checkpoint.ts";
 import { cosignedAt } from "../log/cosignature.ts";
 import { MAX_NOTE_BYTES, openNote, parseNote } from "../log/note.ts";
@@ -12,25 +12,16 @@ import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
 import { hasQuorum } from "../log/tlog-policy.ts";
 import type { Stamp } from "./clocks.ts";
 import { noteOf } from "./evidence.ts";
-import { readHistory } from "./git-history.ts";
+import { GitCheck } from "./git-check.ts";
 import { judgeProof } from "./judge-proof.ts";
 import { type OwnWords, proofKey } from "./own-words.ts";
-import {
-  type AnchorKind,
-  type GitTrust,
-  logKeysAt,
-  type Policy,
-  type Requirement,
-} from "./policy.ts";
-import { MAX_PROOF_BYTES, type ProofSource } from "./proofs.ts";
+import { type AnchorKind, logKeysAt, type Policy, type Requirement } from "./policy.ts";
+import { type ProofSource, readAhead } from "./proofs.ts";
 import { type AnchorReport, type Findings, isoTime } from "./report.ts";
 import type { Tiles } from "./tiles.ts";
-import { Unreachable } from "./unreachable.ts";
 
 /** How far clocks may be apart without a word, in seconds: a second of the authority's and some of the maker's; a block's time is good to two hours. */
 const SLACK_SECONDS = { rfc3161: 5, opentimestamps: 7200 } as const;
-
-const READS_AHEAD = 32;
 
 const MAX_HEIGHTS = 100;
 
@@ -67,17 +58,18 @@ export class AnchorCheck {
   readonly #heights = new Set<number>();
   /** Verified time stamps. */
   readonly stamps: Stamp[] = [];
-  /** What each clone's history holds of this log. */
-  readonly #git = new Map<
-    string,
-    { readonly trust: GitTrust; readonly commits: Set<string>; newest: number }
-  >();
+  readonly git: GitCheck;
 
   constructor(tiles: Tiles, policy: Policy, origin: string, findings: Findings) {
     this.#tiles = tiles;
     this.#policy = policy;
     this.#origin = origin;
     this.#findings = findings;
+    this.git = new GitCheck(policy.git, origin, findings, {
+      checkpoint: (note, file) => this.checkpoint(note, file),
+      report: (report) => this.#report(report),
+      reached: (name, size) => this.#reached.push({ kind: "git", name, size }),
+    });
   }
 
   /** Takes a checkpoint and the cosignatures on it. Returns its size, or -1 if it counts for nothing. */
@@ -142,60 +134,6 @@ export class AnchorCheck {
     if (missing.size > 0) await this.#missing(missing, source);
   }
 
-  /** Takes the histories of Git remotes that the policy names clones of. */
-  async histories(): Promise<void> {
-    for (const trust of this.#policy.git) {
-      if (this.#git.has(trust.name)) continue;
-      const held = { trust, commits: new Set<string>(), newest: -1 };
-      this.#git.set(trust.name, held);
-      let last: { commit: string; time: number; size: number } | null = null;
-      try {
-        for await (const { commit, time, note } of readHistory(trust, this.#origin)) {
-          const size = await this.checkpoint(note, `${trust.remote} at commit ${commit}`);
-          if (size < 0) continue;
-          held.commits.add(commit);
-          if (size >= held.newest) last = { commit, time, size };
-          held.newest = Math.max(held.newest, size);
-        }
-      } catch (error) {
-        if (error instanceof Unreachable) throw error;
-        const message = `the history of ${trust.remote}: ${error instanceof Error ? error.message : error}`;
-        this.#findings.add({ severity: "cannot-say", cause: "git", message });
-        continue;
-      }
-      if (last === null) continue;
-      const { commit, size } = last;
-      this.#reached.push({ kind: "git", name: trust.name, size });
-      const time = isoTime(last.time);
-      const says = `The first ${size} entries are in the history of ${trust.remote} at commit ${commit}, committed at ${time} by the log's own clock; ${held.commits.size} checkpoints of this log are there.`;
-      this.#report({
-        kind: "git",
-        name: trust.name,
-        status: "verified",
-        treeSize: size,
-        time,
-        says,
-      });
-    }
-  }
-
-  /** A commit that the remote had taken must be in its history, unless the clone is older. */
-  #commit({ name, size }: ProofName, bytes: Buffer, file: string): void {
-    const { commit = "", remote = "?" } = commitOf(bytes) ?? {};
-    const report = { kind: "git", name, treeSize: size } as const;
-    const held = this.#git.get(name);
-    if (held?.commits.has(commit)) return;
-    if (held === undefined || size > held.newest) {
-      const why = held === undefined ? "no clone of it was given" : "the clone is older";
-      const says = `The checkpoint of ${size} entries is said to be at commit ${commit} of ${remote}, which was not checked: ${why}.`;
-      this.#report({ ...report, status: "not-checked", says });
-      return;
-    }
-    const message = `${file}: commit ${commit} with ${size} entries is not in the history of ${held.trust.remote}: it was rewritten`;
-    this.#findings.add({ severity: "tampered", cause: "git-rewritten", file, message });
-    this.#report({ ...report, status: "failed", says: message });
-  }
-
   /** Holds a checkpoint that somebody kept against the log. */
   async evidence(file: string, bytes: Buffer, notes: string[]): Promise<void> {
     const note = noteOf(bytes);
@@ -252,7 +190,7 @@ export class AnchorCheck {
       return;
     }
     if (suffix === SUFFIXES.git) {
-      this.#commit(proof, bytes, file);
+      this.git.commit(proof, bytes, file);
       return;
     }
     const judged = judgeProof(suffix, { name, size, note, bytes }, this.#policy);
@@ -352,41 +290,6 @@ async function entryTime(tiles: Tiles, index: number): Promise<number | null> {
   const entries = bundle && parseBundle(bundle, tiles.tileAt("entries", at).width);
   const entry = entries?.[index % TILE_WIDTH];
   return (entry && decodeEntry(entry)?.time) ?? null;
-}
-
-type Read = { proof: ProofName; file: string; note: Buffer | null; bytes: Buffer | null };
-
-/** Yields the proofs in their order with what they are of; some are read ahead, since each is a request where they are not on a disk. */
-async function* readAhead(source: ProofSource, proofs: readonly ProofName[]): AsyncGenerator<Read> {
-  const asked: Promise<Read>[] = [];
-  let path = "";
-  let note: Promise<Buffer | null> = Promise.resolve(null);
-  for (const proof of proofs) {
-    if (path !== `${proof.day}/${proof.size}`) {
-      path = `${proof.day}/${proof.size}`;
-      note = source.read(`${path}.checkpoint`, MAX_NOTE_BYTES);
-    }
-    const file = pathOf(proof);
-    const read = Promise.all([note, source.read(file, MAX_PROOF_BYTES)]).then(
-      ([of, bytes]): Read => ({ proof, file, note: of, bytes }),
-    );
-    // Told of where it is waited for.
-    read.catch(() => undefined);
-    asked.push(read);
-    if (asked.length >= READS_AHEAD) yield await (asked.shift() as Promise<Read>);
-  }
-  for (const read of asked) yield await read;
-}
-
-/** Returns what a proof of the anchor `git` says, or null. */
-function commitOf(bytes: Buffer): { commit: string; remote: string } | null {
-  try {
-    const { commit, remote } = JSON.parse(bytes.toString()) as Record<string, unknown>;
-    if (typeof commit !== "string" || typeof remote !== "string") return null;
-    return { commit: commit.slice(0, 64), remote: remote.slice(0, 2048) };
-  } catch {
-    return null;
-  }
 }
 
 function describe({ anchor, name }: Requirement, { witnesses }: Policy): string {

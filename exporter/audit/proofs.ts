@@ -2,9 +2,10 @@
 import { lstat, open, readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { request } from "undici";
-import { isDay, MAX_FILES, type ProofName, parseProofName } from "../anchor/proofs.ts";
+import { isDay, MAX_FILES, type ProofName, parseProofName, pathOf } from "../anchor/proofs.ts";
 import { Unreachable } from "../audit/unreachable.ts";
 import { codeOf } from "../errors.ts";
+import { MAX_NOTE_BYTES } from "../log/note.ts";
 import type { Version } from "../store/bucket.ts";
 import type { BucketView } from "./bucket-source.ts";
 
@@ -14,6 +15,7 @@ const MAX_LIST_BYTES = 16 * 1024 * 1024;
 /** Days at most: a century. */
 const MAX_DAYS = 36_525;
 const TIMEOUT_MS = 15_000;
+const READS_AHEAD = 32;
 
 export type ProofSource = {
   /** Returns all proofs, oldest day first. Asked for before the log's checkpoint is read: what comes later is not in it. */
@@ -125,4 +127,37 @@ function listed(
 
 async function isDirectory(path: string): Promise<boolean> {
   return (await lstat(path).catch(() => null))?.isDirectory() ?? false;
+}
+
+/** A proof, its file, and what it is of. */
+export type ReadProof = {
+  proof: ProofName;
+  file: string;
+  note: Buffer | null;
+  bytes: Buffer | null;
+};
+
+/** Yields the proofs in their order with what they are of; some are read ahead, since each is a request where they are not on a disk. */
+export async function* readAhead(
+  source: ProofSource,
+  proofs: readonly ProofName[],
+): AsyncGenerator<ReadProof> {
+  const asked: Promise<ReadProof>[] = [];
+  let path = "";
+  let note: Promise<Buffer | null> = Promise.resolve(null);
+  for (const proof of proofs) {
+    if (path !== `${proof.day}/${proof.size}`) {
+      path = `${proof.day}/${proof.size}`;
+      note = source.read(`${path}.checkpoint`, MAX_NOTE_BYTES);
+    }
+    const file = pathOf(proof);
+    const read = Promise.all([note, source.read(file, MAX_PROOF_BYTES)]).then(
+      ([of, bytes]): ReadProof => ({ proof, file, note: of, bytes }),
+    );
+    // Told of where it is waited for.
+    read.catch(() => undefined);
+    asked.push(read);
+    if (asked.length >= READS_AHEAD) yield await (asked.shift() as Promise<ReadProof>);
+  }
+  for (const read of asked) yield await read;
 }

@@ -97,7 +97,7 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     const outsiders = new AnchorCheck(tiles, policy, origin, findings);
     if (lockedSize > 0) outsiders.locked(lockedSize);
     await outsiders.checkpoint(note ?? Buffer.alloc(0), "checkpoint");
-    await outsiders.histories();
+    await outsiders.git.histories();
     if (anchored !== null) await outsiders.anchored(anchored, walk.words, notes);
     else if (walk.words.proofs.size > 0) {
       const text = `The log says that it got ${walk.words.proofs.size} proofs by outsiders; none were given here.`;
