@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { parentPort, workerData } from "node:worker_threads";
 import { loadKey } from "./keys.ts";
+import { openCheckpoint } from "./log/checkpoint.ts";
 import { Publisher } from "./log/publisher.ts";
 import type { Call, Reply } from "./log/remote-publisher.ts";
 import { fileStore } from "./store/file.ts";
@@ -12,11 +13,20 @@ import type { Store } from "./store/store.ts";
 export type PublisherData = { readonly data: string; readonly remote: ClaimedStore | null };
 
 const { data, remote } = workerData as PublisherData;
+const keys = loadKey(data, undefined);
 const publisher = new Publisher({
   store: remote === null ? localStore() : await bucketStore(remote),
-  ...loadKey(data, undefined),
+  ...keys,
   onDiskFull: (isDiskFull) => reply({ isDiskFull }),
 });
+
+function signedSize(note: Buffer): number | null {
+  for (const verifier of keys.verifiers) {
+    const checkpoint = openCheckpoint(note, verifier);
+    if (checkpoint !== null) return checkpoint.size;
+  }
+  return null;
+}
 
 function localStore(): Store {
   return fileStore(join(data, "log"), join(data, "unfinished"));
@@ -27,7 +37,7 @@ async function bucketStore(claimed: ClaimedStore): Promise<Store> {
   const { openObjectStore } = await import("./store/object.ts");
   const onForeign = (foreign: string): void => reply({ foreign });
   const bucket = await openBucket(claimed, { onAway: (away) => reply({ away }) });
-  return await openObjectStore({ ...claimed, bucket, now: Date.now, onForeign });
+  return await openObjectStore({ ...claimed, bucket, now: Date.now, signedSize, onForeign });
 }
 
 function reply(message: Reply): void {

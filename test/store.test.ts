@@ -11,15 +11,15 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { signCheckpoint } from "../exporter/log/checkpoint.ts";
-import { newSigner } from "../exporter/log/note.ts";
+import { openCheckpoint, signCheckpoint } from "../exporter/log/checkpoint.ts";
+import { newSigner, parseVkey, type Verifier } from "../exporter/log/note.ts";
 import { Fenced } from "../exporter/store/bucket.ts";
 import { claim, newWriter, type Writers } from "../exporter/store/claim.ts";
 import { fileStore } from "../exporter/store/file.ts";
 import { memoryStore } from "../exporter/store/memory.ts";
 import { memoryBucket } from "../exporter/store/memory-bucket.ts";
 import { keptCheckpointPath, openObjectStore } from "../exporter/store/object.ts";
-import { Conflict } from "../exporter/store/store.ts";
+import { Conflict, type Store } from "../exporter/store/store.ts";
 import { holdsStorePromises } from "./support/store-promises.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "meshseal-store-"));
@@ -131,6 +131,44 @@ describe("somebody has put other bytes where files will be, and locked them", ()
       expect(bucket.all.get("a/log/tile/0/000")).toHaveLength(2);
     },
   );
+
+  test("an older commit that was put back ends the start, and a planted checkpoint does not", async () => {
+    const bucket = memoryBucket();
+    const signedSize = (note: Buffer): number | null =>
+      openCheckpoint(note, parseVkey(signer.vkey) as Verifier)?.size ?? null;
+    const open = async (): Promise<Store> => {
+      const { claim: claimed } = await claim(bucket, "a/", "store", writers());
+      return openObjectStore({ ...OBJECT, bucket, claim: claimed, signedSize });
+    };
+    const store = await open();
+    await store.replace("checkpoint", checkpoint(5));
+    const old = await bucket.get("a/commit", 1e6);
+    await store.replace("checkpoint", checkpoint(9));
+    await bucket.create(`a/${keptCheckpointPath(99)}`, Buffer.from("not signed"), null);
+    await open();
+    const now = await bucket.get("a/commit", 1e6);
+    await bucket.swap("a/commit", old?.bytes ?? Buffer.of(), now?.etag ?? "");
+    await expect(open()).rejects.toThrow(/covers 9 entries, a\/commit only 5/);
+    // Also if the moving checkpoint went back with it: one is kept under its size.
+    const moving = await bucket.get("a/log/checkpoint", 1e6);
+    await bucket.swap("a/log/checkpoint", checkpoint(5), moving?.etag ?? "");
+    await expect(open()).rejects.toThrow(/checkpoints\/0+9 covers 9/);
+  });
+
+  test("a quiet log is kept under its size when that is due", async () => {
+    const bucket = memoryBucket();
+    const { claim: claimed } = await claim(bucket, "a/", "store", writers());
+    let now = 1e6;
+    const options = { ...OBJECT, keepEveryMs: 30_000, now: () => now, bucket, claim: claimed };
+    const store = await openObjectStore(options);
+    await store.replace("checkpoint", checkpoint(5));
+    await store.replace("checkpoint", checkpoint(6));
+    await store.idle?.();
+    expect(bucket.all.has(`a/${keptCheckpointPath(6)}`)).toBe(false);
+    now += 30_000;
+    await store.idle?.();
+    expect(bucket.all.has(`a/${keptCheckpointPath(6)}`)).toBe(true);
+  });
 
   test("one that was taken over writes nothing above them", async () => {
     const bucket = memoryBucket();

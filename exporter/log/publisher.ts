@@ -237,7 +237,10 @@ export class Publisher {
   async #publish(): Promise<Checkpoint> {
     const { store, signer, signers } = this.#options;
     const size = this.#tree.size;
-    if (size === this.#checkpoint.size) return this.#checkpoint;
+    if (size === this.#checkpoint.size) {
+      await store.idle?.();
+      return this.#checkpoint;
+    }
     const superseded = this.#superseded;
     this.#superseded = [];
     await this.#each(this.#tree.partials(), ({ tile, bytes }) => {

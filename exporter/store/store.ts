@@ -17,6 +17,8 @@ export type Store = {
   readonly replace: (path: string, bytes: Uint8Array) => Promise<void>;
   /** Resolves when everything put so far survives a loss of power. */
   readonly sync: () => Promise<void>;
+  /** Called now and then while nothing is new: what is due by time alone. */
+  readonly idle?: () => Promise<void>;
   /** Removes the partial tiles of a tile that is now full. Nothing else is ever removed. */
   readonly removePartials: (fullTilePath: string) => Promise<void>;
 };
