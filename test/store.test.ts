@@ -90,6 +90,7 @@ describe("somebody has put other bytes where files will be, and locked them", ()
   const signer = newSigner("log.example/planted", Buffer.alloc(32, 1));
   const checkpoint = (size: number): Buffer =>
     Buffer.from(signCheckpoint({ origin: signer.name, size, root: Buffer.alloc(32) }, [signer]));
+  const COSIGNATURE = `— witness.example/w ${Buffer.alloc(76, 7).toString("base64")}\n`;
   const ours = Buffer.from("ours");
   const PLACES = {
     "log/tile/0/000": "short",
@@ -168,6 +169,14 @@ describe("somebody has put other bytes where files will be, and locked them", ()
     now += 30_000;
     await store.idle?.();
     expect(bucket.all.has(`a/${keptCheckpointPath(6)}`)).toBe(true);
+    // After a restart the same checkpoint may have other cosignatures: that is no plant.
+    const { claim: next } = await claim(bucket, "a/", "store", writers());
+    const foreign: string[] = [];
+    const onForeign = (key: string): number => foreign.push(key);
+    const again = await openObjectStore({ ...options, claim: next, onForeign });
+    await again.replace("checkpoint", Buffer.concat([checkpoint(6), Buffer.from(COSIGNATURE)]));
+    expect(foreign).toEqual([]);
+    expect(bucket.all.get(`a/${keptCheckpointPath(6)}`)).toHaveLength(1);
   });
 
   test("one that was taken over writes nothing above them", async () => {

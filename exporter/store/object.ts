@@ -266,6 +266,12 @@ class ObjectStore implements Store {
     });
   }
 
+  /** The size of a checkpoint of ours; NaN of anything else. */
+  #signedSize(note: Buffer): number {
+    const { signedSize } = this.#options;
+    return signedSize === undefined ? sizeOf(note.toString()) : (signedSize(note) ?? Number.NaN);
+  }
+
   /** Writes once: where other bytes are already, above them, and says so. Returns null where the same bytes were there. */
   async #place(key: string, bytes: Uint8Array, retainUntil: Date | null): Promise<Written | null> {
     const { bucket, home, onForeign } = this.#options;
@@ -316,11 +322,16 @@ class ObjectStore implements Store {
   }
 
   async #keep(note: Uint8Array): Promise<void> {
-    const { home, lockMs, now } = this.#options;
+    const { bucket, home, lockMs, now } = this.#options;
     const size = sizeOf(Buffer.from(note).toString());
     if (Number.isNaN(size) || size <= this.#keptSize) return;
     const retainUntil = lockMs === 0 ? null : new Date(now() + lockMs);
-    await this.#place(`${home}${keptCheckpointPath(size)}`, note, retainUntil);
+    const key = `${home}${keptCheckpointPath(size)}`;
+    const written = await bucket.create(key, note, retainUntil);
+    // One of this size can be there with other cosignatures, from before a restart.
+    const held = written === null ? await this.#heldAt(key, MAX_NOTE_BYTES) : null;
+    const signed = held === null ? null : this.#signedSize(held.bytes);
+    if (written === null && signed !== size) await this.#place(key, note, retainUntil);
     this.#keptAt = now();
     this.#keptSize = size;
   }

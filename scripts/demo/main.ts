@@ -16,14 +16,19 @@ import { tmpdir } from "node:os";
 import { join, relative, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { SingleBar } from "cli-progress";
-import { Command, InvalidArgumentError } from "commander";
+import { Command, InvalidArgumentError, Option } from "commander";
 import type { VerifyReport } from "../../exporter/audit/report.ts";
 import { tilePath } from "../../exporter/log/tile.ts";
 import { type Exporter, startExporter } from "../../test/support/exporter.ts";
 import { fail, ROOT } from "../setup.mjs";
 import { type Envoy, startEnvoy } from "./envoy.ts";
+import { attack, type BucketSummary, isSafe, namedIn, printBucket, watch } from "./in-bucket.ts";
 import { runLoad } from "./load.ts";
+import type { Outside } from "./outside.ts";
 import { startUpstream, type Upstream } from "./upstream.ts";
+
+/** With --store s3: three bundles and some entries more. */
+const LEAST_REQUESTS = 800;
 
 /** Time for the last entries to be receipted. */
 const SETTLE_MS = 15_000;
@@ -34,6 +39,7 @@ type Flags = {
   data?: string;
   killExporter: number;
   keepRunning?: boolean;
+  store?: "s3";
   json?: boolean;
 };
 
@@ -46,7 +52,10 @@ type Summary = {
   treeSize: number;
   root: string;
   verified: boolean;
-  tamper: { flippedIndex: number; namedIndex: number };
+  /** Of a log in a directory. */
+  tamper?: { flippedIndex: number; namedIndex: number };
+  /** Of a log in a bucket. */
+  bucket?: BucketSummary;
   exporterKills: number;
   dir: string;
 };
@@ -71,6 +80,12 @@ const program = new Command("npm run demo --")
     0,
   )
   .option("--keep-running", "leave all running until ctrl-C")
+  .addOption(
+    new Option(
+      "--store <s3>",
+      "keep the log in a bucket of a real S3 server with object lock, with witness and time stamps, and attack it: needs Go once",
+    ).choices(["s3"]),
+  )
   .option("--json", "print one JSON object on stdout and nothing else")
   .parse();
 const flags = program.opts<Flags>();
@@ -89,14 +104,18 @@ function dataDir(): string {
 }
 
 /** Kills the exporter `times` times, evenly over the load, and starts it again where it was. */
-async function killAgainAndAgain(first: Exporter, times: number): Promise<Exporter> {
+async function killAgainAndAgain(
+  first: Exporter,
+  times: number,
+  args: readonly string[],
+): Promise<Exporter> {
   let exporter = first;
   const port = Number(new URL(first.url).port);
   for (let i = 0; i < times; i++) {
     await sleep((flags.seconds * 1000) / (times + 1));
     await exporter.kill();
     say(`exporter killed with -9 (${i + 1} of ${times}), starting it again ...`);
-    exporter = await startExporter({ dir: exporter.dir, port });
+    exporter = await startExporter({ dir: exporter.dir, port, args });
   }
   return exporter;
 }
@@ -135,8 +154,12 @@ function tamper(copy: string, treeSize: number): number {
   return index;
 }
 
-async function sendLoad(envoy: Envoy, upstream: Upstream): Promise<number> {
-  const total = flags.seconds * flags.rate;
+async function sendLoad(
+  envoy: Envoy,
+  upstream: Upstream,
+  { seconds, rate }: { seconds: number; rate: number },
+): Promise<number> {
+  const total = seconds * rate;
   const bar =
     process.stderr.isTTY && !flags.json
       ? new SingleBar({
@@ -149,8 +172,8 @@ async function sendLoad(envoy: Envoy, upstream: Upstream): Promise<number> {
   const sent = await runLoad({
     port: envoy.port,
     upstream,
-    seconds: flags.seconds,
-    rate: flags.rate,
+    seconds,
+    rate,
     onProgress: (now) => bar?.update(Math.min(now, total)),
   });
   bar?.stop();
@@ -169,8 +192,19 @@ process.once("SIGTERM", () => void stopAll().then(() => process.exit(143)));
 async function main(): Promise<Summary> {
   const upstream = await startUpstream();
   stops.push(upstream.stop);
+  let outside: Outside | null = null;
+  if (flags.store === "s3") {
+    if (flags.seconds * flags.rate < LEAST_REQUESTS)
+      fail(
+        `--store s3 needs ${LEAST_REQUESTS} requests or more: a bundle is locked when it is full.`,
+      );
+    say("starting an S3 server with object lock, a time stamp authority and a witness ...");
+    outside = await (await import("./outside.ts")).startOutside(data);
+    stops.push(outside.stop);
+  }
+  const args = outside?.args ?? [];
   say("starting the exporter ...");
-  let exporter = await startExporter({ dir: data });
+  let exporter = await startExporter({ dir: data, args });
   stops.push(() => exporter.stop());
   say("starting Envoy with the filter, 2 workers ...");
   const envoy = await startEnvoy({
@@ -183,9 +217,10 @@ async function main(): Promise<Summary> {
     `sending ${flags.rate} requests a second for ${flags.seconds} seconds: GET, POST, 404, denied, reset, aborted; HTTP/1.1 and HTTP/2 ...`,
   );
   const [sent, alive] = await Promise.all([
-    sendLoad(envoy, upstream),
-    killAgainAndAgain(exporter, flags.killExporter),
+    sendLoad(envoy, upstream, flags),
+    killAgainAndAgain(exporter, flags.killExporter, args),
   ]);
+  const lastRequest = Date.now();
   exporter = alive;
   say("waiting until every entry is receipted ...");
   const isSettled = await envoy.settled(SETTLE_MS);
@@ -202,6 +237,8 @@ Running until ctrl-C:
   data       ${data}`);
     await new Promise((done) => process.once("SIGINT", done));
   }
+  if (outside !== null)
+    return await inBucket({ outside, exporter, envoy, upstream, sent, envoyCounted, lastRequest });
   await envoy.stop();
   await exporter.stop();
   await upstream.stop();
@@ -230,6 +267,67 @@ Running until ctrl-C:
   };
 }
 
+/** The rest of the way of a log in a bucket: watched until outsiders have it, attacked, and gone on with. */
+async function inBucket(run: {
+  outside: Outside;
+  exporter: Exporter;
+  envoy: Envoy;
+  upstream: Upstream;
+  sent: number;
+  envoyCounted: number;
+  lastRequest: number;
+}): Promise<Summary> {
+  const { outside, exporter, envoy, upstream, sent, envoyCounted, lastRequest } = run;
+  say("waiting until witness, time stamp authority and bucket have all of it ...");
+  const { seconds, immutable } = await watch(outside, exporter, lastRequest);
+  await exporter.stop();
+  say("trying everything against it that the exporter's own credentials could ...");
+  const { report, attempts, verifiedAfter, planted } = await attack(
+    outside,
+    ({ attempt, outcome }) => say(`  ${outcome.padEnd(9)} ${attempt}`),
+  );
+  say("going on with locked objects planted where the next files will be ...");
+  const port = Number(new URL(exporter.url).port);
+  const again = await startExporter({ dir: data, port, args: outside.args });
+  stops.push(() => again.stop());
+  const sentMore = await sendLoad(envoy, upstream, { seconds: 3, rate: 200 });
+  await envoy.settled(SETTLE_MS);
+  await envoy.stop();
+  await again.stop();
+  say("verifying the log ...");
+  const last = await outside.verify();
+  await upstream.stop();
+  await outside.stop();
+  stops.length = 0;
+  return {
+    sent,
+    envoyCounted,
+    requestEntries: report.entries["request"] ?? 0,
+    gaps: report.gaps.count,
+    chains: report.chains,
+    treeSize: report.treeSize,
+    root: report.root,
+    verified: report.verdict === "verified",
+    bucket: {
+      server: outside.server.name,
+      witness: outside.witness,
+      seconds,
+      immutable,
+      attempts,
+      verifiedAfter,
+      planted: {
+        paths: planted,
+        sent: sent + sentMore,
+        requestEntries: last.entries["request"] ?? 0,
+        named: namedIn(last),
+      },
+      verify: outside.command,
+    },
+    exporterKills: flags.killExporter,
+    dir: data,
+  };
+}
+
 function print(summary: Summary): void {
   const {
     sent,
@@ -241,6 +339,7 @@ function print(summary: Summary): void {
     root,
     verified,
     tamper: found,
+    bucket,
   } = summary;
   const dir = relative(ROOT, data).startsWith("..") ? data : relative(ROOT, data);
   const vkey = readFileSync(join(data, "log.vkey"), "utf8").trim();
@@ -255,8 +354,10 @@ function print(summary: Summary): void {
     console.log(`    ${chain}  seq ${first} to ${last}  ${state}`);
   console.log(`
   checkpoint             ${treeSize} entries, root ${root}
-  ${verified ? "VERIFIED" : "NOT VERIFIED"}               by ${vkey}
-
+  ${verified ? "VERIFIED" : "NOT VERIFIED"}               by ${vkey}`);
+  if (bucket !== undefined) printBucket(bucket);
+  if (found === undefined) return;
+  console.log(`
   Then one bit of entry ${found.flippedIndex} was flipped in a copy of the log:
   ${found.namedIndex === found.flippedIndex ? "TAMPERED" : "NOT FOUND"}               entry ${found.namedIndex} is not the one in the tree
 
@@ -272,9 +373,11 @@ try {
   const summary = await main();
   if (flags.json) console.log(JSON.stringify(summary));
   else print(summary);
-  const { sent, envoyCounted, requestEntries, verified, tamper: found } = summary;
+  const { sent, envoyCounted, requestEntries, verified, tamper: found, bucket } = summary;
   const isEqual = sent === envoyCounted && envoyCounted === requestEntries;
-  if (!isEqual || !verified || found.flippedIndex !== found.namedIndex) process.exitCode = 1;
+  const isFound = found === undefined || found.flippedIndex === found.namedIndex;
+  const isHeld = bucket === undefined || isSafe(bucket);
+  if (!isEqual || !verified || !isFound || !isHeld) process.exitCode = 1;
 } catch (error) {
   await stopAll();
   fail(error instanceof Error ? error.message : String(error));
