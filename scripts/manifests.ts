@@ -2,7 +2,8 @@
  * Writes the examples in deploy/ with `meshseal init`: `npx tsx scripts/manifests.ts`. Digests are zeros there, since each
  * change to the filter changes them; test/install.test.ts holds the files to what init writes.
  */
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { initCommand } from "../exporter/cli/init.ts";
 import { ROOT } from "./setup.mjs";
@@ -48,6 +49,26 @@ export async function init(args: readonly string[]): Promise<string> {
   return withoutDigests(printed);
 }
 
+/** The example of file xDS, by the names of its files: what init writes, with the checkout's module and no digest of it. */
+export async function fileXds(): Promise<Map<string, string>> {
+  const dir = mkdtempSync(join(tmpdir(), "meshseal-manifests-"));
+  try {
+    await init(["envoy", "--upstream", "127.0.0.1:8080", "--file-xds", "--out", dir]);
+    return new Map(
+      readdirSync(dir).map((name) => [
+        name,
+        readFileSync(join(dir, name), "utf8")
+          .replace(join(ROOT, "build"), "../../build")
+          .replace(/,"moduleDigest":"[0-9a-f]{64}"/, ""),
+      ]),
+    );
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+export const FILE_XDS = "envoy-configs/file-xds";
+
 export function withoutDigests(text: string): string {
   return text.replaceAll(/\b[0-9a-f]{64}\b/g, "0".repeat(64));
 }
@@ -57,4 +78,6 @@ if (process.argv[1] === import.meta.filename) {
     mkdirSync(dirname(join(ROOT, file)), { recursive: true });
     writeFileSync(join(ROOT, file), await init(args));
   }
+  mkdirSync(join(ROOT, FILE_XDS), { recursive: true });
+  for (const [name, text] of await fileXds()) writeFileSync(join(ROOT, FILE_XDS, name), text);
 }
