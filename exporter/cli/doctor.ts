@@ -15,6 +15,7 @@ type Flags = {
   s3Endpoint?: string;
   s3Region?: string;
   s3PathStyle?: boolean;
+  lockDays?: string;
 } & MeshFlags;
 
 const HELP = `
@@ -43,9 +44,16 @@ async function allChecks(flags: Flags): Promise<Check[]> {
     const { parseS3Url } = await import("../store/s3.ts");
     const { s3Endpoint, s3Region, s3PathStyle } = flags;
     const s3 = { endpoint: s3Endpoint, region: s3Region, pathStyle: s3PathStyle === true };
-    checks.push(...(await bucketChecks({ place: parseS3Url(flags.store), s3 }, flags.origin)));
+    const where = { place: parseS3Url(flags.store), s3 };
+    checks.push(...(await bucketChecks(where, flags.origin, readDays(flags.lockDays))));
   }
   return checks;
+}
+
+function readDays(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  if (/^[1-9]\d{0,4}$/.test(text)) return Number(text);
+  throw new MeshsealError(`--lock-days "${text}" must be a whole number from 1 to 99999.`);
 }
 
 export function doctorCommand(): Command {
@@ -62,6 +70,7 @@ export function doctorCommand(): Command {
     .option("--root-namespace <name>", "Istio's root namespace", "istio-system")
     .option("--store <s3://bucket/prefix>", "try what this bucket really protects")
     .option("--origin <name>", "of the log in that bucket: doctor's own files go there", "doctor")
+    .option("--lock-days <n>", "how long the files of that log must be locked")
     .option("--s3-endpoint <url>", "an S3-compatible service (default: AWS)")
     .option("--s3-region <name>", "its region")
     .option("--s3-path-style", "the bucket's name goes into the path")

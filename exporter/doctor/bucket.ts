@@ -8,6 +8,7 @@
  */
 import { randomBytes } from "node:crypto";
 import type { S3Client } from "@aws-sdk/client-s3";
+import type { Version } from "../store/bucket.ts";
 import { describe } from "../store/patience.ts";
 import { listVersions, s3Client, statusOf } from "../store/s3.ts";
 import { homeOf, type ObjectStoreSettings } from "../store/settings.ts";
@@ -16,6 +17,12 @@ import { type Check, type Outcome, runChecks } from "./check.ts";
 /** The probe is locked this long, in milliseconds: long enough to try everything, short enough to go away. */
 const PROBE_LOCK_MS = 10 * 60_000;
 const BODY = Buffer.from("meshseal doctor: try to change me\n");
+
+const DAY_MS = 86_400_000;
+/** The exporter's clock counts for the lock, the service's for the time of writing. */
+const CLOCKS_MS = 5 * 60_000;
+/** Files whose lock is asked for. */
+const MAX_LOOKED_AT = 100;
 
 type Sdk = typeof import("@aws-sdk/client-s3");
 
@@ -248,13 +255,58 @@ export async function provesImmutable(
     .map(({ name, message }) => `"${name}" does not hold: ${message}`);
 }
 
-/** Returns the checks of `meshseal doctor --store`. */
+/** Returns the checks of `meshseal doctor --store`; of how long a log's files are locked where `lockDays` says what is asked for. */
 export async function bucketChecks(
   settings: Pick<ObjectStoreSettings, "place" | "s3">,
   origin: string,
+  lockDays?: number,
 ): Promise<Check[]> {
   const home = homeOf(settings.place, origin);
-  return [...(await objectChecks(settings, home)), ...(await wholeBucketChecks(settings))];
+  const checks = [...(await objectChecks(settings, home)), ...(await wholeBucketChecks(settings))];
+  return lockDays === undefined ? checks : [...checks, lockedLongEnough(settings, home, lockDays)];
+}
+
+/** Whether the files of the log at `home` that are written once were locked for `days` when they were written. */
+export function lockedLongEnough(
+  { place, s3 }: Pick<ObjectStoreSettings, "place" | "s3">,
+  home: string,
+  days: number,
+): Check {
+  return {
+    name: `the log's files are locked for ${days} days`,
+    run: async () => {
+      const sdk = await import("@aws-sdk/client-s3");
+      const client = await s3Client(s3);
+      const files: Version[] = [];
+      for (const prefix of ["log/tile/", "checkpoints/", "anchors/"]) {
+        for await (const one of listVersions(client, place.bucket, `${home}${prefix}`)) {
+          if (!one.isDeleteMarker && !one.key.includes(".p/")) files.push(one);
+        }
+      }
+      // The newest: what is written now is what the settings of today do.
+      files.sort((a, b) => b.modified.getTime() - a.modified.getTime());
+      const looked = files.slice(0, MAX_LOOKED_AT);
+      if (looked.length === 0) return { status: "unknown", message: "there is no such file yet" };
+      for (const { key, version, modified } of looked) {
+        const at = { Bucket: place.bucket, Key: key, VersionId: version };
+        const lock = await client
+          .send(new sdk.GetObjectRetentionCommand(at))
+          .then((answer) => answer.Retention)
+          .catch((error: unknown) => {
+            // Without a lock services answer 404, or 400 where the bucket has none.
+            if ([400, 404].includes(statusOf(error))) return undefined;
+            throw error;
+          });
+        const until = lock?.Mode === "COMPLIANCE" ? (lock.RetainUntilDate?.getTime() ?? 0) : 0;
+        const least = modified.getTime() + days * DAY_MS - CLOCKS_MS;
+        if (until >= least) continue;
+        const now = until === 0 ? "not locked" : `locked until ${new Date(until).toISOString()}`;
+        const message = `${key} of ${modified.toISOString()} is ${now}`;
+        return { status: "bad", message };
+      }
+      return { status: "good", message: `so are the newest ${looked.length} of ${files.length}` };
+    },
+  };
 }
 
 async function newProbe(

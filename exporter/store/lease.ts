@@ -9,6 +9,8 @@
  */
 import { z } from "zod";
 import type { Bucket } from "./bucket.ts";
+import { COMMIT_KEY } from "./claim.ts";
+import { MAX_COMMIT_BYTES, parseCommit } from "./commit.ts";
 
 export const LEASE_KEY = "lease";
 const MAX_LEASE_BYTES = 4096;
@@ -19,13 +21,21 @@ export const POLL_MS = 1000;
 /** A holder stops this long before another could start: for clocks that run at different speeds. */
 const MARGIN_MS = 1000;
 
-const Schema = z.strictObject({
-  holder: z.string().max(256),
+/** Beyond every count that renewals reach, and with room behind it: who writes a larger one cannot use them up. */
+const MAX_COUNT = 2 ** 52;
+
+export type LeaseState = {
+  readonly holder: string;
   /** Grows with every write, so that no two are the same. */
-  count: z.int().min(1),
+  readonly count: number;
+  readonly isReleased: boolean;
+};
+
+const Schema: z.ZodType<LeaseState> = z.strictObject({
+  holder: z.string().max(256),
+  count: z.int().min(1).max(MAX_COUNT),
   isReleased: z.boolean(),
 });
-type State = z.infer<typeof Schema>;
 
 /** Time as it passes, in milliseconds, also while the machine sleeps; and waiting. */
 export type Clock = {
@@ -45,11 +55,11 @@ export type LeaseOptions = {
 
 export class Lease {
   readonly #options: LeaseOptions;
-  #state: State;
+  #state: LeaseState;
   #etag: string;
   #heldSince: number;
 
-  private constructor(options: LeaseOptions, state: State, etag: string, heldSince: number) {
+  private constructor(options: LeaseOptions, state: LeaseState, etag: string, heldSince: number) {
     this.#options = options;
     this.#state = state;
     this.#etag = etag;
@@ -74,7 +84,9 @@ export class Lease {
       }
       // Bytes that are no lease were written by nobody who serves: they lapse like any other.
       if (held === null || state?.isReleased === true || now - seenAt >= TTL_MS) {
-        const next = { holder, count: (state?.count ?? 0) + 1, isReleased: false };
+        // Where it is gone or no lease, the commit remembers: an epoch below the last one could claim nothing.
+        const before = state?.count ?? (await lastEpoch(bucket, home));
+        const next = { holder, count: before + 1, isReleased: false };
         const bytes = formatLease(next);
         const started = clock.now();
         const written =
@@ -112,7 +124,7 @@ export class Lease {
     this.#heldSince = Number.NEGATIVE_INFINITY;
   }
 
-  async #write(next: State): Promise<boolean> {
+  async #write(next: LeaseState): Promise<boolean> {
     const { bucket, home, clock } = this.#options;
     const key = `${home}${LEASE_KEY}`;
     const bytes = formatLease(next);
@@ -133,11 +145,17 @@ export class Lease {
   }
 }
 
-function formatLease(state: State): Buffer {
+async function lastEpoch(bucket: Bucket, home: string): Promise<number> {
+  const commit = await bucket.get(`${home}${COMMIT_KEY}`, MAX_COMMIT_BYTES);
+  return (commit === null ? null : parseCommit(commit.bytes))?.epoch ?? 0;
+}
+
+export function formatLease(state: LeaseState): Buffer {
   return Buffer.from(`${JSON.stringify(state)}\n`);
 }
 
-function parseLease(bytes: Uint8Array): State | null {
+/** Returns the lease in `bytes`, or null unless it is exactly one. */
+export function parseLease(bytes: Uint8Array): LeaseState | null {
   try {
     const parsed = Schema.safeParse(JSON.parse(Buffer.from(bytes).toString()));
     return parsed.success ? parsed.data : null;

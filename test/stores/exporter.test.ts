@@ -14,6 +14,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Verdict, VerifyReport } from "../../exporter/audit/report.ts";
 import { openSource } from "../../exporter/audit/source.ts";
 import { verifyLog } from "../../exporter/audit/verify.ts";
+import { lockedLongEnough } from "../../exporter/doctor/bucket.ts";
 import { parseVkey } from "../../exporter/log/note.ts";
 import { makeChain } from "../support/chains.ts";
 import { type Exporter, startExporter } from "../support/exporter.ts";
@@ -114,6 +115,13 @@ test("a log in a bucket is locked, verified from there and through the exporter,
     const { Retention } = await server.client.send(new GetObjectRetentionCommand(at));
     expect(Retention?.Mode).toBe("COMPLIANCE");
   }
+  const where = {
+    place: { bucket, prefix: "mesh/" },
+    s3: { endpoint: server.endpoint, pathStyle: true },
+  };
+  const days = async (n: number): Promise<string> =>
+    (await lockedLongEnough(where, HOME, n).run()).status;
+  expect([await days(1), await days(2)]).toEqual(["good", "bad"]);
   // Superseded partial tiles are gone: one row of the newest ones is left.
   const partial = (versions.Versions ?? []).filter(({ Key }) => Key?.includes(".p/"));
   expect(partial.length).toBeLessThan(40);
