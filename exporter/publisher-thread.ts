@@ -2,7 +2,6 @@
 import { join } from "node:path";
 import { parentPort, workerData } from "node:worker_threads";
 import { loadKey } from "./keys.ts";
-import { openCheckpoint } from "./log/checkpoint.ts";
 import { Publisher } from "./log/publisher.ts";
 import type { Call, Reply } from "./log/remote-publisher.ts";
 import { fileStore } from "./store/file.ts";
@@ -20,14 +19,6 @@ const publisher = new Publisher({
   onDiskFull: (isDiskFull) => reply({ isDiskFull }),
 });
 
-function signedSize(note: Buffer): number | null {
-  for (const verifier of keys.verifiers) {
-    const checkpoint = openCheckpoint(note, verifier);
-    if (checkpoint !== null) return checkpoint.size;
-  }
-  return null;
-}
-
 function localStore(): Store {
   return fileStore(join(data, "log"), join(data, "unfinished"));
 }
@@ -35,6 +26,8 @@ function localStore(): Store {
 async function bucketStore(claimed: ClaimedStore): Promise<Store> {
   const { openBucket } = await import("./store/settings.ts");
   const { openObjectStore } = await import("./store/object.ts");
+  const { signedSize: sizeBy } = await import("./take-over.ts");
+  const signedSize = (note: Buffer): number | null => sizeBy(note, keys.verifiers);
   const onForeign = (foreign: string): void => reply({ foreign });
   const bucket = await openBucket(claimed, { onAway: (away) => reply({ away }) });
   return await openObjectStore({ ...claimed, bucket, now: Date.now, signedSize, onForeign });

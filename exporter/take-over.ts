@@ -18,12 +18,15 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { MeshsealError } from "./errors.ts";
 import { type LogKey, loadKey, makeKey } from "./keys.ts";
+import { openCheckpoint } from "./log/checkpoint.ts";
+import type { Verifier } from "./log/note.ts";
 import type { Bucket } from "./store/bucket.ts";
 import { COMMIT_KEY, claim, newWriter, WalElsewhere } from "./store/claim.ts";
 import { MAX_COMMIT_BYTES } from "./store/commit.ts";
 import { syncDir } from "./store/file.ts";
 import { type Clock, Lease, RENEW_MS } from "./store/lease.ts";
 import { describe, patient } from "./store/patience.ts";
+import { refuseRollback } from "./store/rollback.ts";
 import { s3CodeOf, statusOf } from "./store/s3.ts";
 import {
   type ClaimedStore,
@@ -65,6 +68,7 @@ export async function takeOver(
     // Durable before the claim is: a start that is cut short behind it is still known as ours.
     writeWriters(data, [current, ...unfinished, pending]);
     try {
+      await refuseRollback(bucket, home, (note) => signedSize(note, key.verifiers));
       const writers = { current, unfinished, pending };
       const { claim: claimed, isOurs } = await claim(
         bucket,
@@ -87,6 +91,15 @@ export async function takeOver(
       origin = name;
     }
   }
+}
+
+/** Returns the size of a checkpoint that one of `verifiers` signed, or null. */
+export function signedSize(note: Buffer, verifiers: readonly Verifier[]): number | null {
+  for (const verifier of verifiers) {
+    const checkpoint = openCheckpoint(note, verifier);
+    if (checkpoint !== null) return checkpoint.size;
+  }
+  return null;
 }
 
 /** Calls `onLost` once another exporter has the lease. Returns the function that ends it and lets the next one in. */

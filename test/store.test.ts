@@ -19,6 +19,7 @@ import { fileStore } from "../exporter/store/file.ts";
 import { memoryStore } from "../exporter/store/memory.ts";
 import { memoryBucket } from "../exporter/store/memory-bucket.ts";
 import { keptCheckpointPath, openObjectStore } from "../exporter/store/object.ts";
+import { refuseRollback } from "../exporter/store/rollback.ts";
 import { Conflict, type Store } from "../exporter/store/store.ts";
 import { holdsStorePromises } from "./support/store-promises.ts";
 
@@ -138,6 +139,7 @@ describe("somebody has put other bytes where files will be, and locked them", ()
     const signedSize = (note: Buffer): number | null =>
       openCheckpoint(note, parseVkey(signer.vkey) as Verifier)?.size ?? null;
     const open = async (): Promise<Store> => {
+      await refuseRollback(bucket, "a/", signedSize);
       const { claim: claimed } = await claim(bucket, "a/", "store", writers());
       return openObjectStore({ ...OBJECT, bucket, claim: claimed, signedSize });
     };

@@ -104,7 +104,6 @@ class ObjectStore implements Store {
       await this.#publish(Buffer.from(note));
     }
     const size = sizeOf(note);
-    await this.#refuseRollback(size);
     for (const level of ["entries", 0, 1, 2, 3, 4, 5] as const) {
       const hashes = hashesAtLevel(size, level === "entries" ? 0 : level);
       if (hashes % TILE_WIDTH === 0) continue;
@@ -198,30 +197,6 @@ class ObjectStore implements Store {
     const versions = this.#partials.get(full);
     if (versions === undefined) this.#partials.set(full, [{ key, version }]);
     else versions.push({ key, version });
-  }
-
-  /**
-   * No checkpoint is written before its commit: one that covers more shows that somebody has put an older commit back. To go on
-   * from that would contradict what is signed.
-   */
-  async #refuseRollback(size: number): Promise<void> {
-    const { bucket, home, signedSize } = this.#options;
-    if (signedSize === undefined) return;
-    const keys = [this.#key(CHECKPOINT)];
-    // What is kept can be a thousand days' worth: only keys of larger sizes are listed.
-    await each(largerThan(keptCheckpointPath(size)), async (prefix) => {
-      for await (const { key, isLatest, isDeleteMarker } of bucket.versions(`${home}${prefix}`)) {
-        if (isLatest && !isDeleteMarker) keys.push(key);
-      }
-    });
-    await each(keys, async (key) => {
-      const held = await this.#heldAt(key, MAX_NOTE_BYTES);
-      const signed = held === null ? null : signedSize(held.bytes);
-      if (signed === null || signed <= size) return;
-      throw new Error(
-        `${key} covers ${signed} entries, ${home}${COMMIT_KEY} only ${size}: somebody has put an older version back. Remove it, or take up the log with its newest version`,
-      );
-    });
   }
 
   async #swapCommit(commit: Commit): Promise<void> {
@@ -356,17 +331,6 @@ function endOf(path: string): number {
   const { level, index, width } = tile;
   const span = level === "entries" ? 1 : TILE_WIDTH ** level;
   return (index * TILE_WIDTH + width) * span;
-}
-
-/** Returns prefixes of all paths of kept checkpoints that are larger than one, and of no other. */
-function largerThan(path: string): string[] {
-  const prefixes: string[] = [];
-  for (let at = "checkpoints/".length; at < path.length; at++) {
-    for (let digit = Number(path[at]) + 1; digit < 10; digit++) {
-      prefixes.push(`${path.slice(0, at)}${digit}`);
-    }
-  }
-  return prefixes;
 }
 
 function conflict(path: string): Conflict {

@@ -171,6 +171,28 @@ test("verify names what was added, hidden and rolled back in a bucket", async ()
   expect(rolled.findings.map(({ cause }) => cause)).toContain("rolled-back");
 }, 300_000);
 
+test("an older commit that was put back: the start ends, and goes on where it was once that is removed", async () => {
+  const bucket = await server.newBucket();
+  const args = storeArgs(bucket, server.endpoint);
+  const exporter = await startExporter({ args });
+  const { dir, vkey, url } = exporter;
+  const batches = makeChain({ batches: 8, perBatch: 70, entryBytes: 200 });
+  await sendChain(() => url, vkey, batches.slice(0, 4), new Map());
+  const at = { Bucket: bucket, Key: `${HOME}commit` };
+  const old = await server.client.send(new GetObjectCommand(at));
+  const Body = await old.Body?.transformToByteArray();
+  await sendChain(() => url, vkey, batches.slice(4), new Map());
+  expect(await exporter.stop()).toBe(0);
+  const { VersionId } = await server.client.send(new PutObjectCommand({ ...at, Body: Body ?? "" }));
+  await expect(startExporter({ dir, args })).rejects.toThrow(/put an older version of it back/);
+  await server.client.send(new DeleteObjectCommand({ ...at, VersionId }));
+  const again = await startExporter({ dir, args });
+  expect(again.vkey).toBe(vkey);
+  expect(await again.stop()).toBe(0);
+  const report = await checkBucketLog(bucket, vkey);
+  expect(report.entries["request"]).toBe(8 * 70 - 1);
+}, 300_000);
+
 test("a bucket that is away: receipts go on from the WAL, /readyz says how long, and it recovers by itself", async () => {
   const bucket = await server.newBucket();
   const more = ["--wal-limit-mib", "60"];
