@@ -77,6 +77,7 @@ class ObjectStore implements Store {
   #checkpointEtag: string | null = null;
   #keptAt = Number.NEGATIVE_INFINITY;
   #keptSize = 0;
+  #writing: Promise<void> = Promise.resolve();
 
   constructor(options: ObjectStoreOptions) {
     this.#options = options;
@@ -218,7 +219,11 @@ class ObjectStore implements Store {
    * Puts in place what is pending and wholly below `size` leaves. What reaches beyond `before` leaves nobody but a writer of
    * these very bytes can have put there by right.
    */
-  async #apply(size: number, before: number): Promise<void> {
+  #apply(size: number, before: number): Promise<void> {
+    return this.#inTurn(() => this.#applyNow(size, before));
+  }
+
+  async #applyNow(size: number, before: number): Promise<void> {
     const { bucket, lockMs, now } = this.#options;
     const retainUntil = lockMs === 0 ? null : new Date(now() + lockMs);
     const due = [...this.#pending].filter(([path]) => endOf(path) <= size);
@@ -239,6 +244,13 @@ class ObjectStore implements Store {
       }
       this.#pending.delete(path);
     });
+  }
+
+  /** `sync` goes on beside a checkpoint: the same file must not be created twice at the same time. */
+  #inTurn(write: () => Promise<void>): Promise<void> {
+    const run = this.#writing.then(write);
+    this.#writing = run.catch(() => undefined);
+    return run;
   }
 
   /** The size of a checkpoint of ours; NaN of anything else. */
@@ -296,7 +308,11 @@ class ObjectStore implements Store {
     if (now() - this.#keptAt >= keepEveryMs) await this.#keep(note);
   }
 
-  async #keep(note: Uint8Array): Promise<void> {
+  #keep(note: Uint8Array): Promise<void> {
+    return this.#inTurn(() => this.#keepNow(note));
+  }
+
+  async #keepNow(note: Uint8Array): Promise<void> {
     const { bucket, home, lockMs, now } = this.#options;
     const size = sizeOf(Buffer.from(note).toString());
     if (Number.isNaN(size) || size <= this.#keptSize) return;
