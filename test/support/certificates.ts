@@ -19,10 +19,12 @@ export type Pair = { readonly cert: string; readonly key: string };
 
 export type Authority = Pair & {
   /** Returns a certificate for these names; `commonName` stands in the subject. */
-  readonly issue: (names: LeafNames, commonName?: string) => Promise<Pair>;
+  readonly issue: (names: LeafNames, commonName?: string, validity?: Validity) => Promise<Pair>;
 };
 
 export type LeafNames = { readonly uris?: readonly string[]; readonly dns?: readonly string[] };
+
+export type Validity = { readonly notBefore: Date; readonly notAfter: Date };
 
 /** Returns a new authority. */
 export async function makeAuthority(commonName = "authority"): Promise<Authority> {
@@ -40,7 +42,7 @@ export async function makeAuthority(commonName = "authority"): Promise<Authority
   });
   return {
     ...(await toPair(cert, keys)),
-    issue: async ({ uris = [], dns = [] }, name = "leaf") => {
+    issue: async ({ uris = [], dns = [] }, name = "leaf", valid = validity()) => {
       const leafKeys = await generate();
       const names = [
         ...uris.map((value) => ({ type: "url" as const, value })),
@@ -50,7 +52,7 @@ export async function makeAuthority(commonName = "authority"): Promise<Authority
         serialNumber: serial(),
         subject: `CN=${name}`,
         issuer: cert.subject,
-        ...validity(),
+        ...valid,
         publicKey: leafKeys.publicKey,
         signingKey: keys.privateKey,
         signingAlgorithm: ALGORITHM,
