@@ -8,6 +8,7 @@ export default defineConfig({
     projects: [
       { extends: true, test: { name: "main", include: ["test/*.test.ts"] } },
       { extends: true, test: { name: "interop", include: ["test/interop/*.test.ts"] } },
+      { extends: true, test: { name: "cluster", include: ["test/cluster/*.test.ts"] } },
       { extends: true, test: { name: "crash", include: ["test/crash/*.test.ts"] } },
       { extends: true, test: { name: "stores", include: ["test/stores/*.test.ts"] } },
       { extends: true, test: { name: "mesh", include: ["test/mesh/*.test.ts"] } },

@@ -33,6 +33,19 @@ const OTHERS = {
     /** Built before the tests, so that no time limit of theirs is spent on it. */
     prepare: ["--import", "tsx", "test/support/go-tools.ts", "meshseal-istio", "helm", "kustomize"],
   },
+  cluster: {
+    needs:
+      "Go 1.26 or newer, etcd (Debian's etcd-server) and kubectl on PATH; the first run builds kube-apiserver, for some minutes",
+    shows: "a real Kubernetes API server takes the chart and every manifest, and refuses junk",
+    isReady: () =>
+      spawnSync("go", ["version"], { stdio: "ignore" }).status === 0 &&
+      spawnSync("etcd", ["--version"], { stdio: "ignore" }).status === 0 &&
+      spawnSync("kubectl", ["version", "--client"], { stdio: "ignore" }).status === 0,
+    prepare: [
+      ...["--import", "tsx", "test/support/go-tools.ts"],
+      ...["kube-apiserver", "meshseal-istio", "helm", "kustomize"],
+    ],
+  },
   crash: {
     needs:
       "strace, and to be root: it traces processes and mounts a tmpfs (in a container --cap-add SYS_PTRACE,SYS_ADMIN)",

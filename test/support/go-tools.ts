@@ -21,6 +21,8 @@ type Tool = {
   readonly module?: string;
   /** With `@version` where there is no module. */
   readonly package: string;
+  /** More for the linker. */
+  readonly ldflags?: string;
 };
 
 export type GoTool =
@@ -28,12 +30,21 @@ export type GoTool =
   | "helm"
   | "kustomize"
   | "litewitness"
+  | "kube-apiserver"
   | "rekor"
   | "torchwood-client";
 
 const TOOLS: Readonly<Record<GoTool, Tool>> = {
   "meshseal-istio": { module: "istio", package: "." },
   helm: { package: "helm.sh/helm/v3/cmd/helm@v3.22.0" },
+  // `go install` does not take it, since its go.mod replaces packages by folders of its own repository.
+  "kube-apiserver": {
+    module: "kubernetes",
+    package: "k8s.io/kubernetes/cmd/kube-apiserver",
+    ldflags: ["Version=v1.37.2", "Major=1", "Minor=37"]
+      .map((value) => `-X k8s.io/component-base/version.git${value}`)
+      .join(" "),
+  },
   kustomize: { package: "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1" },
   litewitness: { package: "filippo.io/torchwood/cmd/litewitness@v0.9.0" },
   "torchwood-client": { module: "torchwood", package: "." },
@@ -50,7 +61,7 @@ export function goTool(name: GoTool): string {
   mkdirSync(dirname(target), { recursive: true });
   const work = mkdtempSync(join(dirname(target), "build-"));
   try {
-    const flags = ["-p", "2", "-trimpath", "-ldflags", "-s -w"];
+    const flags = ["-p", "2", "-trimpath", "-ldflags", `-s -w ${tool.ldflags ?? ""}`.trim()];
     const args =
       source === null
         ? ["install", ...flags, tool.package]
