@@ -33,6 +33,7 @@ let upstream: Upstream;
 let istio: ControlPlane;
 let proxy: RunningEnvoy;
 let port = 0;
+let gatewayPort = 0;
 let base = "";
 
 const image = (): string => `oci://${registry.address}/team/meshseal-filter`;
@@ -55,7 +56,7 @@ function surroundings(exporterPort: number): { kube: string; base: string } {
     spec,
   });
   const kube = [
-    ...["meshseal-system", "shop", "istio-system"].map((name) => ({
+    ...["meshseal-system", "shop", "istio-system", "istio-ingress"].map((name) => ({
       apiVersion: "v1",
       kind: "Namespace",
       metadata: { name },
@@ -115,7 +116,7 @@ function surroundings(exporterPort: number): { kube: string; base: string } {
       metadata: { name: "cart", namespace: "shop" },
       spec: {
         hosts: ["cart.shop"],
-        ports: [{ number: 8080, name: "http", protocol: "HTTP" }],
+        ports: [{ number: 8080, name: "http", protocol: "HTTP", targetPort: upstream.port }],
         resolution: "STATIC",
         workloadSelector: { labels: { app: "cart" } },
       },
@@ -125,6 +126,31 @@ function surroundings(exporterPort: number): { kube: string; base: string } {
       kind: "WorkloadEntry",
       metadata: { name: "cart-1", namespace: "shop" },
       spec: { address: "127.0.0.1", labels: { app: "cart" } },
+    },
+    {
+      apiVersion: "networking.istio.io/v1",
+      kind: "Gateway",
+      metadata: { name: "edge", namespace: "istio-ingress" },
+      spec: {
+        selector: { istio: "ingressgateway" },
+        servers: [
+          {
+            port: { number: gatewayPort, name: "http", protocol: "HTTP" },
+            bind: "127.0.0.1",
+            hosts: ["cart.shop"],
+          },
+        ],
+      },
+    },
+    {
+      apiVersion: "networking.istio.io/v1",
+      kind: "VirtualService",
+      metadata: { name: "edge", namespace: "shop" },
+      spec: {
+        hosts: ["cart.shop"],
+        gateways: ["istio-ingress/edge"],
+        http: [{ route: [{ destination: { host: "cart.shop", port: { number: 8080 } } }] }],
+      },
     },
     sidecar("cart", "shop", { app: "cart" }, port, upstream.port),
     sidecar(
@@ -140,10 +166,10 @@ function surroundings(exporterPort: number): { kube: string; base: string } {
   return { kube: text(kube), base: `${text(resources)}---\n` };
 }
 
-async function send(count: number, path = "/cart"): Promise<number[]> {
+async function send(count: number, path = "/cart", to = port): Promise<number[]> {
   const statuses: number[] = [];
   for (let i = 0; i < count; i++) {
-    const answer = await request(`http://127.0.0.1:${port}${path}/${i}`, {
+    const answer = await request(`http://127.0.0.1:${to}${path}/${i}`, {
       headers: { host: "cart.shop" },
       // A listener that is replaced closes its connections.
       reset: true,
@@ -198,6 +224,7 @@ beforeAll(async () => {
   exporter = await startExporter({ args: ["--checkpoint-ms", "100"] });
   upstream = await startUpstream();
   port = await freePort();
+  gatewayPort = await freePort();
   const around = surroundings(Number(new URL(exporter.url).port));
   base = around.base;
   // The settings that init gives for Istio itself, and what a plain Envoy needs.
@@ -297,6 +324,31 @@ test("the exporter's own sidecar does not record", async () => {
   }
 });
 
+test("an ingress gateway, chosen by its label, records what passes it", async () => {
+  await istio.apply(base + (await init("--gateway-label", "istio-ingress/istio=ingressgateway")));
+  const gateway = await startProxy(join(scratch.dir, "gateway"), istio.address, {
+    namespace: "istio-ingress",
+    name: "gateway-1",
+    labels: { istio: "ingressgateway" },
+    kind: "router",
+  });
+  try {
+    await until(
+      async () => (await gateway.listeners()).length > 0,
+      () => gateway.log().slice(-1500),
+    );
+    expect((await plugins(gateway))[0]?.name).toBe("istio-ingress.meshseal-ingressgateway");
+    expect(await send(10, "/by-the-gateway", gatewayPort)).toEqual(ok(10));
+    await receipted(gateway, 10);
+    // The sidecar behind it has no plugin now: nothing of this is recorded twice.
+    expect(await plugins(proxy)).toEqual([]);
+  } finally {
+    await gateway.stop();
+  }
+  await istio.apply(base + (await init()));
+  await loaded((found) => found.length === 1);
+});
+
 test("an update reaches the proxy without a break, and a removal ends the recording", async () => {
   const before = await counted();
   await istio.apply(base + (await init("--delivery", "best-effort")));
@@ -392,5 +444,6 @@ test("then all of it is in the log, and nothing that came after a removal", asyn
   const under = (prefix: string): number => paths.filter((path) => path.startsWith(prefix)).length;
   expect(under("/cart")).toBeGreaterThanOrEqual(45);
   expect(under("/by-wasm-plugin")).toBe(20);
+  expect(under("/by-the-gateway")).toBe(10);
   expect(under("/after-the-removal")).toBe(0);
 });

@@ -91,6 +91,35 @@ test("the README's commands for Istio, in their order, with a registry on loopba
   expect(status, out).toBe(0);
 }, 600_000);
 
+test.each([
+  [
+    "istio",
+    "Where did meshseal push put the filter",
+    "registry.example/team/filter",
+    "url: oci://registry.example/team/filter:",
+  ],
+  ["envoy", "Which service is behind Envoy", "127.0.0.1:8080", "port_value: 8080"],
+])(
+  "init %s asks a person at a terminal",
+  (target, question, answer, written) => {
+    const dir = mkdtempSync(join(tmpdir(), "meshseal-terminal-"));
+    onTestFinished(() => rmSync(dir, { recursive: true, force: true }));
+    // util-linux's script gives the command a terminal; what is typed comes from its own input.
+    const command = `npm run -s meshseal -- init ${target} --out ${join(dir, "out")}`;
+    const { status, stdout } = spawnSync("script", ["-qec", command, "/dev/null"], {
+      cwd: ROOT,
+      input: `${answer}\n`,
+      encoding: "utf8",
+      timeout: 120_000,
+    });
+    expect(stdout).toContain(question);
+    expect(status, stdout).toBe(0);
+    const file = target === "envoy" ? join(dir, "out/envoy.yaml") : join(dir, "out");
+    expect(readFileSync(file, "utf8")).toContain(written);
+  },
+  180_000,
+);
+
 test("the packed package is a command that works where nothing else is", () => {
   const dir = mkdtempSync(join(tmpdir(), "meshseal-pack-"));
   onTestFinished(() => rmSync(dir, { recursive: true, force: true }));
