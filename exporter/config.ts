@@ -1,9 +1,8 @@
 /** Settings of `serve`: flags, then MESHSEAL_* variables, then a JSON file, then the defaults. */
 import { readFileSync } from "node:fs";
 import { z } from "zod";
+import { isLoopback } from "./address.ts";
 import { MeshsealError } from "./errors.ts";
-
-const LOOPBACK = /^(127\.\d+\.\d+\.\d+|localhost|\[::1\])$/;
 
 /** All values are checked; see `meshseal serve --help` for what each does. */
 export type Settings = {
@@ -123,7 +122,7 @@ export function needsIdentity(settings: Settings): boolean {
 }
 
 function isOnLoopback({ listen }: Pick<Settings, "listen">): boolean {
-  return LOOPBACK.test(listen.slice(0, listen.lastIndexOf(":")));
+  return isLoopback(listen);
 }
 
 function readFile(path: string): Record<string, unknown> {

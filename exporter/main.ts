@@ -1,26 +1,15 @@
 /** serve: wires intake, log and store together, and is the only file that knows the process it runs in. */
 
 import { existsSync } from "node:fs";
-import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import { Server as TlsServer } from "node:tls";
 import type { Worker } from "node:worker_threads";
-import type { FastifyInstance } from "fastify";
 import { type Logger, pino } from "pino";
-import { bytesOf, decodeEntry, Scanner } from "../record/codec.ts";
-import {
-  CHAIN_BYTES,
-  F_SENDER_CHAIN,
-  F_SENDER_NAME,
-  F_TAKEN_UP,
-  KIND_PEERS,
-  KIND_SENDER,
-  KIND_VERIFY_RESULT,
-} from "../record/fields.ts";
+import { F_TAKEN_UP, KIND_PEERS, KIND_VERIFY_RESULT } from "../record/fields.ts";
 import { readBatchKeys } from "./access/mac.ts";
 import { readRules } from "./access/rules.ts";
 import { readTls, type TlsFiles, watchTls } from "./access/tls.ts";
+import { addressOf, splitAddress } from "./address.ts";
 import { readAnchors } from "./anchor/config.ts";
 import { proofRoutes } from "./anchor/proof-routes.ts";
 import { createAnchoring } from "./anchor/service.ts";
@@ -28,9 +17,9 @@ import { startSelfAudit } from "./audit/self-audit.ts";
 import { needsIdentity, type Settings } from "./config.ts";
 import { provesImmutable } from "./doctor/bucket.ts";
 import { MeshsealError } from "./errors.ts";
-import { createHealth, type Readiness } from "./health.ts";
+import { createHealth } from "./health.ts";
 import { Acks } from "./intake/acks.ts";
-import { type Chains, openChains } from "./intake/chains.ts";
+import { openChains } from "./intake/chains.ts";
 import { createHttp } from "./intake/http.ts";
 import { Intake } from "./intake/intake.ts";
 import { readOrigins } from "./intake/origins.ts";
@@ -41,27 +30,19 @@ import { Refusals } from "./intake/refusals.ts";
 import { Silence } from "./intake/silence.ts";
 import { keyHistory, noteKeys, pendingStatement } from "./keys.ts";
 import { takeLock } from "./lock.ts";
-import { HASH_BYTES } from "./log/merkle.ts";
+import { readLeafDigest } from "./log/leaf-digest.ts";
 import { RemotePublisher } from "./log/remote-publisher.ts";
 import { Sequencer } from "./log/sequencer.ts";
-import { TILE_WIDTH, tilePath } from "./log/tile.ts";
 import { Wal } from "./log/wal.ts";
 import { addScrubGauges, createMetrics } from "./metrics.ts";
 import { type LogPlace, openPlace } from "./place.ts";
+import { createReadiness } from "./readiness.ts";
+import { recover } from "./recovery.ts";
 import { Standing } from "./standing.ts";
 import { makeDir } from "./store/file.ts";
-import type { Store } from "./store/store.ts";
 import { keepLease } from "./take-over.ts";
 import { startThread } from "./thread.ts";
-
-export const VERSION = "0.1.0";
-
-/** Tries to read a leaf's tile between two publications, and the time between them in milliseconds. */
-const DIGEST_TRIES = 20;
-const DIGEST_RETRY_MS = 50;
-
-/** A checkpoint that is this late makes the exporter not ready, in milliseconds. */
-const LATE_MS = 10_000;
+import { VERSION } from "./version.ts";
 
 /** A stop waits this long for a bucket that is away, in milliseconds. */
 const GIVE_UP_MS = 10_000;
@@ -149,7 +130,7 @@ async function run(
     verifiers,
     digestAt: async (index) => {
       if (index >= log.checkpoint.size) await log.publish();
-      return readDigest(store, () => log.checkpoint.size, index);
+      return readLeafDigest(store, () => log.checkpoint.size, index);
     },
     onBound: (chain, sender) => void own.sender(chain, sender).catch(() => undefined),
     silence,
@@ -197,33 +178,16 @@ async function run(
           write: (facts) => own.write(KIND_VERIFY_RESULT, facts),
         });
   if (audit !== null) addScrubGauges(metrics.registry, audit.status);
-  const readiness = (): Readiness => {
-    const age = Date.now() - log.signedAt;
-    const reasons: string[] = [];
-    if (isStopping) reasons.push("shutting down");
-    if (log.isDiskFull || publisher.isDiskFull) reasons.push("the disk is full");
-    const isLate = log.unpublished > 0 && age > LATE_MS && !standing.isBridged;
-    if (isLate) reasons.push("checkpoints are late");
-    const refused = refusing();
-    if (refused !== null) reasons.push(refused);
-    reasons.push(...(audit?.reasons() ?? []));
-    return {
-      reasons,
-      details: {
-        version: VERSION,
-        origin: signer.name,
-        uptimeMs: Date.now() - started,
-        timeMs: Date.now(),
-        takesBatches: !intake.isDraining,
-        treeSize: log.checkpoint.size,
-        unpublished: log.unpublished,
-        checkpointAgeMs: age,
-        ...standing.details(),
-        ...(anchoring === null ? {} : { anchors: anchoring.details() }),
-        ...audit?.details(),
-      },
-    };
-  };
+  const readiness = createReadiness({
+    log,
+    publisher,
+    standing,
+    audit,
+    anchoring,
+    origin: signer.name,
+    isStopping: () => isStopping,
+    isDraining: () => intake.isDraining,
+  });
   const tls = tlsFiles(settings);
   const http = createHttp({
     intake,
@@ -336,50 +300,9 @@ async function run(
   return code;
 }
 
-async function recover(log: Sequencer, chains: Chains): Promise<void> {
-  const scanner = new Scanner();
-  try {
-    await log.recover(chains.size, (entry, leaf, index) => {
-      scanner.scan(entry, 0, entry.length);
-      const id = entry.toString("hex", scanner.chainAt, scanner.chainAt + CHAIN_BYTES);
-      chains.extend(id, scanner.seq, index, 1, leaf);
-      if (scanner.kind === KIND_SENDER) bindAgain(chains, entry);
-    });
-  } catch (error) {
-    throw new MeshsealError(error instanceof Error ? error.message : String(error));
-  }
-}
-
-function bindAgain(chains: Chains, bytes: Buffer): void {
-  const entry = decodeEntry(bytes);
-  const chain = entry && bytesOf(entry, F_SENDER_CHAIN);
-  const name = entry && bytesOf(entry, F_SENDER_NAME);
-  if (chain && name) chains.bind(Buffer.from(chain).toString("hex"), Buffer.from(name).toString());
-}
-
 function tlsFiles({ tlsCert, tlsKey, tlsClientCa }: Settings): TlsFiles | undefined {
   if (tlsCert === undefined || tlsKey === undefined) return undefined;
   return { cert: tlsCert, key: tlsKey, clientCa: tlsClientCa };
-}
-
-/** The tile may be superseded while it is read: then a wider one is there. */
-async function readDigest(
-  store: Pick<Store, "get">,
-  size: () => number,
-  index: number,
-): Promise<Uint8Array | null> {
-  const tile = Math.floor(index / TILE_WIDTH);
-  const at = (index % TILE_WIDTH) * HASH_BYTES;
-  let widths = [Math.min(TILE_WIDTH, size() - tile * TILE_WIDTH), TILE_WIDTH];
-  for (let tries = 0; tries < DIGEST_TRIES; tries++) {
-    for (const width of widths) {
-      const bytes = await store.get(tilePath({ level: 0, index: tile, width }));
-      if (bytes !== null && at < bytes.length) return bytes.subarray(at, at + HASH_BYTES);
-    }
-    await delay(DIGEST_RETRY_MS);
-    widths = [Math.min(TILE_WIDTH, size() - tile * TILE_WIDTH), TILE_WIDTH];
-  }
-  return null;
 }
 
 /** Waits, but no longer than until a second signal. */
@@ -393,15 +316,4 @@ function delayOrSignal(ms: number): Promise<void> {
     process.once("SIGTERM", end);
     process.once("SIGINT", end);
   });
-}
-
-function addressOf({ server }: FastifyInstance): string {
-  const { address, family, port } = server.address() as AddressInfo;
-  return family === "IPv6" ? `[${address}]:${port}` : `${address}:${port}`;
-}
-
-function splitAddress(listen: string): { host: string; port: number } {
-  const colon = listen.lastIndexOf(":");
-  const host = listen.slice(0, colon).replaceAll(/[[\]]/g, "");
-  return { host, port: Number(listen.slice(colon + 1)) };
 }

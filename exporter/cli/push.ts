@@ -1,10 +1,9 @@
 /** `meshseal push`: the filter into a registry, from where Istio and Envoy Gateway fetch it. */
 import { Command, Option } from "commander";
+import { isLoopback } from "../address.ts";
 import { MeshsealError } from "../errors.ts";
 import type { Form } from "../install/artifact.ts";
 import type { Image } from "../install/setup.ts";
-
-const LOOPBACK = /^(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?$/;
 
 type Flags = {
   form: Form;
@@ -69,7 +68,7 @@ async function push(text: string, flags: Flags): Promise<Pushed[]> {
   const reference = parseReference(text, info.version);
   const files = { plain: flags.module, enforcing: flags.enforceModule };
   const images = await builtImages(reference, flags.form, info, files);
-  const isPlain = flags.plainHttp === true || LOOPBACK.test(reference.registry);
+  const isPlain = flags.plainHttp === true || isLoopback(reference.registry);
   const login = flags.dryRun
     ? null
     : flags.user === undefined

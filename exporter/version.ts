@@ -1,0 +1,2 @@
+/** The version of exporter and filter, as package.json has it. */
+export const VERSION = "0.1.0";
