@@ -51,9 +51,14 @@ export function begin(): void {
 }
 
 function take(status: u32): bool {
-  data = load<u32>(DATA);
-  size = load<u32>(SIZE);
+  give(load<u32>(DATA), load<u32>(SIZE));
   return status === OK;
+}
+
+/** Notes where a host call has put what it returns. */
+export function give(at: usize, bytes: usize): void {
+  data = at;
+  size = bytes;
 }
 
 /** Reads an attribute of the current stream, its path's parts each behind a NUL. False if it is absent. */

@@ -29,7 +29,7 @@ const MAX_RETRY_AFTER_S: u64 = 30;
 
 let settings: Config = new Config();
 /** The root context that calls are made from. */
-let root: u32 = 0;
+export let root: u32 = 0;
 let cluster: Text = new Text("");
 let headers: usize = 0;
 let headersBytes: usize = 0;
@@ -38,6 +38,7 @@ const TOKEN: usize = memory.data(4, 4);
 const NO_TRAILERS: usize = memory.data(4, 4);
 const DIGEST: usize = memory.data(32, 16);
 const NOTE: usize = memory.data(4096, 16);
+let noteBytes: u32 = 0;
 const MAC: usize = memory.data(48, 16);
 const DICE: usize = memory.data(4, 4);
 
@@ -96,33 +97,48 @@ export function poke(now: u64): void {
 /** Sends the oldest entries, if nothing is under way and the last failure is long enough ago. */
 export function send(now: u64): void {
   if (isUnderWay) {
-    if (now - sentAt < (settings.timeoutMs as u64) * 1000 + SILENCE_US) return;
+    if (now - sentAt < patience()) return;
     isUnderWay = false;
     failed(now);
   }
   if (buffer.heldBytes() === 0 || now < nextTry || !chain.isOpen) return;
   chain.sign(now);
   batch.frame(settings.batchBytes);
+  if (!post(batch.from, batch.to - batch.from)) return failed(now);
+  token = load<u32>(TOKEN);
+  sender = root;
+  isUnderWay = true;
+  sentAt = now;
+}
+
+/** Sends a batch. On true its call is `lastToken`. */
+export function post(from: usize, bytes: usize): bool {
   // Calls belong to a root; this may run in a stream's callback.
-  if (proxy_set_effective_context(root) !== host.OK) return failed(now);
+  if (proxy_set_effective_context(root) !== host.OK) return false;
   const status = proxy_http_call(
     cluster.at,
     cluster.bytes,
     headers,
     headersBytes,
-    batch.from,
-    batch.to - batch.from,
+    from,
+    bytes,
     NO_TRAILERS,
     4,
     settings.timeoutMs,
     TOKEN,
   );
-  if (status !== host.OK) return failed(now);
-  token = load<u32>(TOKEN);
-  sender = root;
-  isUnderWay = true;
-  sentAt = now;
+  if (status !== host.OK) return false;
   metrics.batchesSent.add(1);
+  return true;
+}
+
+export function lastToken(): u32 {
+  return load<u32>(TOKEN);
+}
+
+/** The host answers a call within this time, in microseconds, or never. */
+export function patience(): u64 {
+  return (settings.timeoutMs as u64) * 1000 + SILENCE_US;
 }
 
 /** Waits twice as long after each failure, plus up to as much again by chance, so that proxies do not come all at once. */
@@ -179,13 +195,7 @@ export function isLate(now: u64): bool {
 
 /** Frees what the receipt covers, if it speaks of our chain, of entries we hold, and of the digest we have there. */
 function receipted(now: u64): bool {
-  const bytes = decodeBase64(answer.receiptAt, answer.receiptBytes, NOTE, MAX_RECEIPT);
-  if (bytes === 0) return false;
-  if (signer.batchKey !== null) {
-    if (decodeBase64(answer.macAt, answer.macBytes, MAC, 48) !== 32) return false;
-    if (!signer.isReceiptMac(chain.ID, NOTE, bytes, MAC)) return false;
-  }
-  const next = readReceipt(NOTE, bytes, chain.ID);
+  const next = receiptOf(chain.ID);
   if (next === 0 || next <= chain.firstSeq || next > chain.nextSeq) return false;
   let at = buffer.start;
   let last = at;
@@ -197,12 +207,23 @@ function receipted(now: u64): bool {
   if (!headIs(DIGEST)) return false;
   const oldest = chain.oldestTime();
   if (now > oldest) metrics.receiptMs.record((now - oldest) / 1000);
-  chain.receipted(next, at, DIGEST, NOTE, bytes);
+  chain.receipted(next, at, DIGEST, NOTE, noteBytes);
   return true;
 }
 
+/** Reads the receipt of the answer that was read last. Returns the next seq; 0 if it is none, for another chain, or without its MAC. */
+export function receiptOf(id: usize): u64 {
+  noteBytes = decodeBase64(answer.receiptAt, answer.receiptBytes, NOTE, MAX_RECEIPT);
+  if (noteBytes === 0) return 0;
+  if (signer.batchKey !== null) {
+    if (decodeBase64(answer.macAt, answer.macBytes, MAC, 48) !== 32) return 0;
+    if (!signer.isReceiptMac(id, NOTE, noteBytes, MAC)) return 0;
+  }
+  return readReceipt(NOTE, noteBytes, id);
+}
+
 /** Compares the head that the last receipt names, in hex, with a digest. */
-function headIs(digest: usize): bool {
+export function headIs(digest: usize): bool {
   for (let i: usize = 0; i < (DIGEST_BYTES as usize); i++) {
     const byte = load<u8>(digest + i);
     if (

@@ -9,6 +9,7 @@ import { Config, parseConfig, problem } from "./config";
 import * as connection from "./connection";
 import * as delivery from "./delivery";
 import * as facts from "./facts";
+import * as heir from "./heir";
 import * as host from "./host";
 import * as metrics from "./metrics";
 import * as outbox from "./outbox";
@@ -119,6 +120,7 @@ export function proxy_on_tick(context: u32): void {
   const now = chain.time();
   chain.tick(now);
   outbox.send(now);
+  heir.tick(now);
   const oldest = chain.oldestTime();
   metrics.unreceiptedMs.set(now > oldest && oldest !== 0 ? (((now - oldest) / 1000) as i64) : 0);
   metrics.flush();
@@ -132,11 +134,16 @@ export function proxy_on_http_call_response(
   _trailers: u32,
 ): void {
   host.begin();
-  outbox.answered(token, headers, chain.time());
+  const now = chain.time();
+  outbox.answered(token, headers, now);
+  heir.answered(token, headers, now);
   metrics.flush();
 }
 
-/** A root that ends hands over to the newest one left. The last one leaves the chain's last word in Envoy's log. */
+/**
+ * A root that ends hands over to the newest one left. The last one leaves the chain's last word in Envoy's log, and what no receipt
+ * covers to the VMs that come after this one.
+ */
 export function proxy_on_done(context: u32): u32 {
   if (!forget(context)) return 1;
   host.begin();
@@ -144,6 +151,7 @@ export function proxy_on_done(context: u32): u32 {
   if (roots > 0) {
     outbox.useRoot(unchecked(ROOTS[roots - 1]));
     outbox.rootEnded(context, now);
+    heir.rootEnded(context);
     return 1;
   }
   if (settings.spill) {
@@ -152,7 +160,8 @@ export function proxy_on_done(context: u32): u32 {
   }
   seal.write("seal");
   register.note(chain.ID, chain.nextSeq, chain.firstSeq, chain.HEAD, now, true);
-  if (settings.spill) seal.spill();
+  seal.leave(settings.spill, settings.batchBytes);
+  heir.leave();
   metrics.flush();
   return 1;
 }

@@ -7,6 +7,7 @@ import { CHAIN_BYTES, DIGEST_BYTES } from "../record/fields";
 import * as batch from "./batch";
 import * as buffer from "./buffer";
 import * as chain from "./chain";
+import * as estate from "./estate";
 import { Key } from "./hmac";
 import * as host from "./host";
 import { Text } from "./host";
@@ -59,28 +60,45 @@ export function spill(): void {
   while (buffer.heldBytes() > 0) {
     host.begin();
     batch.frame(SPILL_BATCH_BYTES);
-    const bytes = batch.to - batch.from;
-    const parts = (bytes + PIECE_BYTES - 1) / PIECE_BYTES;
-    for (let part: usize = 0; part < parts; part++) {
-      const from = batch.from + part * PIECE_BYTES;
-      const head =
-        "meshseal spill chain=" +
-        hex(chain.ID, CHAIN_BYTES) +
-        " first=" +
-        chain.firstSeq.toString() +
-        " part=" +
-        (part + 1).toString() +
-        "/" +
-        parts.toString() +
-        " data=";
-      const at = String.UTF8.encodeUnsafe(changetype<usize>(head), head.length, LINE);
-      const length = putBase64(from, min(PIECE_BYTES, batch.to - from), LINE + at);
-      // There is nowhere to report a failure to.
-      proxy_log(host.WARN, LINE, at + length);
-    }
-    metrics.spilledEntries.add(batch.count);
+    writeBatch();
     chain.spilled(batch.count, batch.to);
   }
+}
+
+/** Leaves every entry that no receipt covers to the VMs of this process that come after this one, and where it is wanted in the log too. */
+export function leave(isSpilled: bool, batchBytes: usize): void {
+  let isLeft = true;
+  while (buffer.heldBytes() > 0 && (isLeft || isSpilled)) {
+    host.begin();
+    batch.frame(batchBytes);
+    isLeft = isLeft && estate.put(batch.from, batch.to - batch.from);
+    if (isSpilled) writeBatch();
+    if (isLeft || isSpilled) chain.spilled(batch.count, batch.to);
+  }
+}
+
+/** Writes the batch framed last, in pieces. */
+function writeBatch(): void {
+  const bytes = batch.to - batch.from;
+  const parts = (bytes + PIECE_BYTES - 1) / PIECE_BYTES;
+  for (let part: usize = 0; part < parts; part++) {
+    const from = batch.from + part * PIECE_BYTES;
+    const head =
+      "meshseal spill chain=" +
+      hex(chain.ID, CHAIN_BYTES) +
+      " first=" +
+      chain.firstSeq.toString() +
+      " part=" +
+      (part + 1).toString() +
+      "/" +
+      parts.toString() +
+      " data=";
+    const at = String.UTF8.encodeUnsafe(changetype<usize>(head), head.length, LINE);
+    const length = putBase64(from, min(PIECE_BYTES, batch.to - from), LINE + at);
+    // There is nowhere to report a failure to.
+    proxy_log(host.WARN, LINE, at + length);
+  }
+  metrics.spilledEntries.add(batch.count);
 }
 
 function textOf(text: Text): string {
