@@ -3,6 +3,7 @@
  * and do entries come where Envoy counts requests. https://www.envoyproxy.io/docs/envoy/latest/operations/admin
  */
 import { readFileSync } from "node:fs";
+import { setTimeout as delay } from "node:timers/promises";
 import { Admin } from "./admin.ts";
 import type { Check, Outcome } from "./check.ts";
 import {
@@ -39,6 +40,8 @@ export type EnvoyOptions = {
 };
 
 const OLDEST_MINOR = 36;
+/** Longer than the filter's ticks as they are by default. */
+const SETTLE_MS = 2_000;
 const DAY_MS = 86_400_000;
 /** Certificates of meshes live a day or less: only the last hour is late. */
 const CERTIFICATE_LATE_MS = 3_600_000;
@@ -225,13 +228,21 @@ async function cluster(admin: Admin, name: string): Promise<Outcome> {
   return good(`"${name}" has ${healthy.length} endpoint${healthy.length > 1 ? "s" : ""}.`);
 }
 
-async function recorded(admin: Admin): Promise<Outcome> {
-  const stats = await admin.stats();
-  let counted = 0;
-  for (const [name, value] of stats) {
-    if (/^http\.(?!admin\.|async-client\.).*\.downstream_rq_total$/.test(name)) counted += value;
+/** What Envoy counted, and what the filter says; it brings its counts at its ticks, so a difference is looked at again. */
+async function counts(admin: Admin): Promise<{ counted: number; entries: number | undefined }> {
+  for (const end = Date.now() + SETTLE_MS; ; await delay(SETTLE_MS / 10)) {
+    const stats = await admin.statsNow();
+    let counted = 0;
+    for (const [name, value] of stats) {
+      if (/^http\.(?!admin\.|async-client\.).*\.downstream_rq_total$/.test(name)) counted += value;
+    }
+    const entries = stats.get("wasmcustom.meshseal_requests");
+    if ((entries ?? 0) >= counted || Date.now() > end) return { counted, entries };
   }
-  const entries = stats.get("wasmcustom.meshseal_requests");
+}
+
+async function recorded(admin: Admin): Promise<Outcome> {
+  const { counted, entries } = await counts(admin);
   if (entries === undefined) {
     return counted === 0
       ? unknown("no request came yet.")
