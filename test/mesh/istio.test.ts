@@ -326,6 +326,8 @@ test("the exporter's own sidecar does not record", async () => {
 
 test("an ingress gateway, chosen by its label, records what passes it", async () => {
   await istio.apply(base + (await init("--gateway-label", "istio-ingress/istio=ingressgateway")));
+  // The sidecar behind it has no plugin now: nothing of this is recorded twice.
+  await loaded((found) => found.length === 0);
   const gateway = await startProxy(join(scratch.dir, "gateway"), istio.address, {
     namespace: "istio-ingress",
     name: "gateway-1",
@@ -340,7 +342,6 @@ test("an ingress gateway, chosen by its label, records what passes it", async ()
     expect((await plugins(gateway))[0]?.name).toBe("istio-ingress.meshseal-ingressgateway");
     expect(await send(10, "/by-the-gateway", gatewayPort)).toEqual(ok(10));
     await receipted(gateway, 10);
-    // The sidecar behind it has no plugin now: nothing of this is recorded twice.
     expect(await plugins(proxy)).toEqual([]);
   } finally {
     await gateway.stop();
