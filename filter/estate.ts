@@ -2,15 +2,10 @@
  * What VMs left to those that come after them, in the host's shared data: batches that no receipt covers, framed as they would have
  * been sent. With new code by extension discovery Envoy ends a VM at once, and takes its calls with it.
  */
-import {
-  proxy_get_shared_data,
-  proxy_set_shared_data,
-} from "@solo-io/proxy-runtime/assembly/imports";
 import { BATCH_CHAIN_AT } from "../record/wire";
 import * as host from "./host";
 import { Text } from "./host";
 
-const CAS_MISMATCH: u32 = 8;
 const TRIES: i32 = 8;
 
 // An item of the list: chain and first seq, as a batch's header has them side by side. Its batch is under the list's key and the item.
@@ -20,9 +15,6 @@ const MOST: usize = 256;
 const LIST = new Text("meshseal/v1/left");
 const ITEMS: usize = memory.data(6144, 16);
 const KEY: usize = memory.data(48, 16);
-const DATA: usize = memory.data(4, 4);
-const SIZE: usize = memory.data(4, 4);
-const CAS: usize = memory.data(4, 4);
 
 let count: usize = 0;
 let cas: u32 = 0;
@@ -30,23 +22,15 @@ let cas: u32 = 0;
 /** Reads the list. A host that has none has an empty one. */
 function read(): void {
   count = 0;
-  cas = 0;
-  if (!get(LIST.at, LIST.bytes)) return;
-  cas = load<u32>(CAS);
+  const isThere = host.sharedData(LIST.at, LIST.bytes);
+  cas = host.cas;
+  if (!isThere) return;
   count = min(host.size / ITEM, MOST);
   memory.copy(ITEMS, host.data, count * ITEM);
 }
 
-function get(key: usize, bytes: usize): bool {
-  store<u32>(DATA, 0);
-  store<u32>(SIZE, 0);
-  const isThere = proxy_get_shared_data(key, bytes, DATA, SIZE, CAS) === host.OK;
-  host.give(load<u32>(DATA), load<u32>(SIZE));
-  return isThere;
-}
-
 function writeList(): u32 {
-  return proxy_set_shared_data(LIST.at, LIST.bytes, ITEMS, (count * ITEM) as u32, cas);
+  return host.setSharedData(LIST.at, LIST.bytes, ITEMS, (count * ITEM) as u32, cas);
 }
 
 /** Writes an item's key. Returns how long it is. */
@@ -59,13 +43,13 @@ function keyOf(item: usize): usize {
 /** Leaves a batch. False if there is no room, or the host will not have it. */
 export function put(from: usize, bytes: usize): bool {
   const item = from + BATCH_CHAIN_AT;
-  if (proxy_set_shared_data(KEY, keyOf(item), from, bytes, 0) !== host.OK) return false;
+  if (host.setSharedData(KEY, keyOf(item), from, bytes, 0) !== host.OK) return false;
   for (let i = 0; i < TRIES; i++) {
     read();
     if (count === MOST) return false;
     memory.copy(ITEMS + count++ * ITEM, item, ITEM);
     const status = writeList();
-    if (status !== CAS_MISMATCH) return status === host.OK;
+    if (status !== host.CAS_MISMATCH) return status === host.OK;
   }
   return false;
 }
@@ -79,10 +63,10 @@ export function take(): bool {
     count--;
     memory.copy(ITEMS, ITEMS + ITEM, count * ITEM);
     const status = writeList();
-    if (status === CAS_MISMATCH) continue;
-    if (status !== host.OK || !get(KEY, key)) return false;
+    if (status === host.CAS_MISMATCH) continue;
+    if (status !== host.OK || !host.sharedData(KEY, key)) return false;
     // A key cannot be taken out, only emptied.
-    proxy_set_shared_data(KEY, key, KEY, 0, 0);
+    host.setSharedData(KEY, key, KEY, 0, 0);
     return host.size > 0;
   }
   return false;

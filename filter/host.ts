@@ -9,12 +9,15 @@ import {
   proxy_get_current_time_nanoseconds,
   proxy_get_header_map_pairs,
   proxy_get_property,
+  proxy_get_shared_data,
   proxy_log,
   proxy_replace_header_map_value,
+  proxy_set_shared_data,
 } from "@solo-io/proxy-runtime/assembly/imports";
 import { random_get } from "./wasi";
 
 export const OK: u32 = 0;
+export const CAS_MISMATCH: u32 = 8;
 export const WARN: u32 = 3;
 export const ERROR: u32 = 4;
 
@@ -35,7 +38,11 @@ export let data: usize = 0;
 export let size: usize = 0;
 const DATA: usize = memory.data(4, 4);
 const SIZE: usize = memory.data(4, 4);
+const CAS: usize = memory.data(4, 4);
 const CLOCK: usize = memory.data(8, 8);
+
+/** What shared data was read at: a write that names it fails with CAS_MISMATCH if another came between. 0 writes over anything. */
+export let cas: u32 = 0;
 
 /** The host asks for room. Beyond the arena it comes from the heap and stays there: that is bounded by what Envoy lets in. */
 export function allocate(bytes: usize): usize {
@@ -51,14 +58,9 @@ export function begin(): void {
 }
 
 function take(status: u32): bool {
-  give(load<u32>(DATA), load<u32>(SIZE));
+  data = load<u32>(DATA);
+  size = load<u32>(SIZE);
   return status === OK;
-}
-
-/** Notes where a host call has put what it returns. */
-export function give(at: usize, bytes: usize): void {
-  data = at;
-  size = bytes;
 }
 
 /** Reads an attribute of the current stream, its path's parts each behind a NUL. False if it is absent. */
@@ -101,6 +103,27 @@ export function configuration(bytes: u32): bool {
   size = 0;
   if (bytes === 0) return true;
   return take(proxy_get_buffer_bytes(PLUGIN_CONFIGURATION, 0, bytes, DATA, SIZE));
+}
+
+/** Reads a value of the process's shared data. False, and nothing read, if there is none. */
+export function sharedData(key: usize, bytes: usize): bool {
+  store<u32>(DATA, 0);
+  store<u32>(SIZE, 0);
+  cas = 0;
+  if (!take(proxy_get_shared_data(key, bytes, DATA, SIZE, CAS))) return false;
+  cas = load<u32>(CAS);
+  return true;
+}
+
+/** Writes a value of the process's shared data. Returns the host's status. */
+export function setSharedData(
+  key: usize,
+  keyBytes: usize,
+  from: usize,
+  bytes: usize,
+  expected: u32,
+): u32 {
+  return proxy_set_shared_data(key, keyBytes, from, bytes, expected);
 }
 
 /** Microseconds since 1970, or 0 where the host has no clock. */

@@ -2,14 +2,10 @@
  * The process's register of chains, in the host's shared data: what each VM last made and had receipted. A new VM, after a
  * trap or a code update, names in its `open` what it finds. Hints only: nothing tells a VM whose successor it is.
  */
-import {
-  proxy_get_shared_data,
-  proxy_set_shared_data,
-} from "@solo-io/proxy-runtime/assembly/imports";
 import { CHAIN_BYTES, DIGEST_BYTES, MAX_HINTS } from "../record/fields";
-import { OK, Text } from "./host";
+import * as host from "./host";
+import { Text } from "./host";
 
-const CAS_MISMATCH: u32 = 8;
 const TRIES: i32 = 3;
 
 // A row: chain id, next seq, seq receipted, time of the last change in microseconds, head. Little-endian.
@@ -22,9 +18,6 @@ const MOST: usize = MAX_HINTS as usize;
 
 const KEY = new Text("meshseal/v1/chains");
 const ROWS: usize = memory.data(4608, 16);
-const DATA: usize = memory.data(4, 4);
-const SIZE: usize = memory.data(4, 4);
-const CAS: usize = memory.data(4, 4);
 
 /** Rows that `read` found. */
 export let count: usize = 0;
@@ -36,12 +29,11 @@ let notedFirst: u64 = 0;
 /** Reads the register. False where the host has none: the count is then 0. */
 export function read(): bool {
   count = 0;
-  cas = 0;
-  if (proxy_get_shared_data(KEY.at, KEY.bytes, DATA, SIZE, CAS) !== OK) return false;
-  const size = load<u32>(SIZE) as usize;
-  cas = load<u32>(CAS);
-  count = min(size / ROW, MOST);
-  memory.copy(ROWS, load<u32>(DATA), count * ROW);
+  const isThere = host.sharedData(KEY.at, KEY.bytes);
+  cas = host.cas;
+  if (!isThere) return false;
+  count = min(host.size / ROW, MOST);
+  memory.copy(ROWS, host.data, count * ROW);
   return true;
 }
 
@@ -72,12 +64,12 @@ export function note(id: usize, next: u64, first: u64, head: usize, now: u64, is
       store<u64>(at + TIME_AT, now);
       memory.copy(at + HEAD_AT, head, DIGEST_BYTES);
     }
-    const status = proxy_set_shared_data(KEY.at, KEY.bytes, ROWS, (count * ROW) as u32, cas);
-    if (status === OK) {
+    const status = host.setSharedData(KEY.at, KEY.bytes, ROWS, (count * ROW) as u32, cas);
+    if (status === host.OK) {
       notedNext = next;
       notedFirst = first;
     }
-    if (status !== CAS_MISMATCH) return;
+    if (status !== host.CAS_MISMATCH) return;
   }
 }
 

@@ -57,17 +57,15 @@ function proof(line: string): string {
 
 /** Writes every entry that no receipt covers, as batches in pieces. They are freed: nothing can be sent after this. */
 export function spill(): void {
-  while (buffer.heldBytes() > 0) {
-    host.begin();
-    batch.frame(SPILL_BATCH_BYTES);
-    writeBatch();
-    chain.spilled(batch.count, batch.to);
-  }
+  empty(SPILL_BATCH_BYTES, false, true);
 }
 
 /** Leaves every entry that no receipt covers to the VMs of this process that come after this one, and where it is wanted in the log too. */
 export function leave(isSpilled: bool, batchBytes: usize): void {
-  let isLeft = true;
+  empty(batchBytes, true, isSpilled);
+}
+
+function empty(batchBytes: usize, isLeft: bool, isSpilled: bool): void {
   while (buffer.heldBytes() > 0 && (isLeft || isSpilled)) {
     host.begin();
     batch.frame(batchBytes);

@@ -8,7 +8,7 @@ import type { ProofName } from "../anchor/proofs.ts";
 import { openCheckpoint, parseCheckpoint } from "../log/checkpoint.ts";
 import { cosignedAt } from "../log/cosignature.ts";
 import { MAX_NOTE_BYTES, openNote, parseNote } from "../log/note.ts";
-import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
+import { TILE_WIDTH } from "../log/tile.ts";
 import { hasQuorum } from "../log/tlog-policy.ts";
 import type { Stamp } from "./clocks.ts";
 import { noteOf } from "./evidence.ts";
@@ -285,9 +285,7 @@ async function lagSeconds(tiles: Tiles, size: number): Promise<number | null> {
 }
 
 async function entryTime(tiles: Tiles, index: number): Promise<number | null> {
-  const at = Math.floor(index / TILE_WIDTH);
-  const bundle = await tiles.bundle(at);
-  const entries = bundle && parseBundle(bundle, tiles.tileAt("entries", at).width);
+  const entries = await tiles.entries(Math.floor(index / TILE_WIDTH));
   const entry = entries?.[index % TILE_WIDTH];
   return (entry && decodeEntry(entry)?.time) ?? null;
 }

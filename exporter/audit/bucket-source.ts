@@ -171,7 +171,7 @@ function versionThatCounts(path: string, held: readonly Version[]): Version | un
 }
 
 /** A list is newest first; of two within a second the later one in it is older. */
-function oldestFirst(versions: readonly Version[]): Version[] {
+export function oldestFirst(versions: readonly Version[]): Version[] {
   return versions.toReversed().sort((a, b) => a.modified.getTime() - b.modified.getTime());
 }
 

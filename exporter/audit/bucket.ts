@@ -3,6 +3,7 @@
  * and the lock that they were written with; every version of the checkpoint, and every one that is kept under its size,
  * agrees with the log.
  */
+import { each } from "../each.ts";
 import type { Checkpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES } from "../log/note.ts";
 import { parseTilePath, TILE_WIDTH, tilePath } from "../log/tile.ts";
@@ -86,7 +87,7 @@ async function checkCheckpoints(
   all.sort((a, b) => b.at.getTime() - a.at.getTime());
   const kept = new Map<string, number>();
   const roots = new Map<number, Uint8Array | null>();
-  await each(all.slice(0, MAX_CHECKPOINTS), async ({ path, version, at }) => {
+  await each(all.slice(0, MAX_CHECKPOINTS), READS_AT_ONCE, async ({ path, version, at }) => {
     const note = await readVersion(path, version, MAX_NOTE_BYTES);
     const checkpoint = note === null ? null : open(note);
     const file = path;
@@ -144,12 +145,4 @@ function checkLocks({ locks }: BucketView, findings: Findings, notes: string[]):
     notes.push(`${unlocked} files that are written once are not locked any more, or never were.`);
   if (unknown > 0)
     notes.push(`The locks of ${unknown} files could not be seen with these credentials.`);
-}
-
-async function each<T>(items: readonly T[], look: (item: T) => Promise<void>): Promise<void> {
-  let next = 0;
-  const worker = async (): Promise<void> => {
-    for (let item = items[next++]; item !== undefined; item = items[next++]) await look(item);
-  };
-  await Promise.all(Array.from({ length: Math.min(READS_AT_ONCE, items.length) }, worker));
 }

@@ -3,7 +3,7 @@
  * later. One that claims to be shows a clock that was ahead. A clock that is behind shows in nothing that outsiders say but in the delays.
  */
 import { decodeEntry } from "../../record/codec.ts";
-import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
+import { TILE_WIDTH } from "../log/tile.ts";
 import type { Tiles } from "./tiles.ts";
 
 /** The first `size` entries existed at `time` (Unix seconds), which is good to `slack` seconds. */
@@ -49,8 +49,7 @@ export async function entriesAhead(
       isSample = true;
       break;
     }
-    const bytes = await tiles.bundle(bundle);
-    const entries = bytes && parseBundle(bytes, tiles.tileAt("entries", bundle).width);
+    const entries = await tiles.entries(bundle);
     let next = at;
     for (const [i, entry] of (entries ?? []).entries()) {
       while ((sizes[next] ?? Number.POSITIVE_INFINITY) <= first + i) next++;

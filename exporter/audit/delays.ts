@@ -1,7 +1,6 @@
 /** The service level, measured from a log's entries: how long after an entry was made the first outsider had seen a checkpoint over it. */
+import type { Step } from "../anchor/entries.ts";
 import { entryAges, type ReadBundle } from "../anchor/latency.ts";
-import { parseBundle } from "../log/tile.ts";
-import type { OutsideStep } from "./own-words.ts";
 import type { Tiles } from "./tiles.ts";
 
 export type Delays = {
@@ -16,16 +15,12 @@ export type Delays = {
 const MAX_BUNDLES = 512;
 
 /** Resolves to the delays by the times in entries and `steps`, or null where nobody outside saw any of them. */
-export async function measureDelays(
-  tiles: Tiles,
-  steps: readonly OutsideStep[],
-): Promise<Delays | null> {
+export async function measureDelays(tiles: Tiles, steps: readonly Step[]): Promise<Delays | null> {
   const known = steps.filter(({ size }) => size <= tiles.size);
   const stride = Math.max(1, known.length / MAX_BUNDLES);
   const each = Math.max(1, Math.floor(MAX_BUNDLES / Math.max(1, known.length)));
   const bundle: ReadBundle = async (index, width) => {
-    const bytes = await tiles.bundle(index);
-    const entries = bytes && parseBundle(bytes, tiles.tileAt("entries", index).width);
+    const entries = await tiles.entries(index);
     return entries?.slice(0, width) ?? null;
   };
   const ages: number[] = [];

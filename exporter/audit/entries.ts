@@ -3,7 +3,7 @@ import { decodeEntry, type Entry } from "../../record/codec.ts";
 import { MeshsealError } from "../errors.ts";
 import { parseCheckpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES, parseNote } from "../log/note.ts";
-import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
+import { TILE_WIDTH } from "../log/tile.ts";
 import type { Source } from "./source.ts";
 import { Tiles } from "./tiles.ts";
 
@@ -24,8 +24,7 @@ export async function openTiles(source: Source): Promise<Tiles> {
 
 /** Returns the bytes of a bundle's entries. Throws MeshsealError if it is damaged. */
 export async function readBundle(tiles: Tiles, tile: number): Promise<Uint8Array[]> {
-  const bytes = await tiles.bundle(tile);
-  const entries = bytes === null ? null : parseBundle(bytes, tiles.tileAt("entries", tile).width);
+  const entries = await tiles.entries(tile);
   if (entries === null)
     throw new MeshsealError(`bundle ${tile} of the log is damaged: run verify.`);
   return entries;

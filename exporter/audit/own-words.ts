@@ -16,14 +16,12 @@ import {
   KIND_ANCHORS,
   KIND_PEERS,
 } from "../../record/fields.ts";
+import type { Step } from "../anchor/entries.ts";
 
 /** Proofs that are remembered at most, the first ones: one a minute by three outsiders for a year. */
 const MAX_PROOFS = 1_600_000;
 const MAX_PEERS = 1_000;
 const MAX_STEPS = 1_000_000;
-
-/** Entries from `from` to below `size` that an outsider had seen at `time`, Unix milliseconds. */
-export type OutsideStep = { readonly from: number; readonly size: number; readonly time: number };
 
 /** Another log as this one saw it last. */
 export type PeerSeen = {
@@ -36,7 +34,7 @@ export type PeerSeen = {
 export class OwnWords {
   /** SHA-256 of each proof's file in hex, by `proofKey`: a pending one and what became of it have the same. */
   readonly proofs: Map<string, Set<string>> = new Map();
-  readonly steps: OutsideStep[] = [];
+  readonly steps: Step[] = [];
   readonly peers: Map<string, PeerSeen> = new Map();
 
   /** Takes an entry of any kind. */

@@ -3,11 +3,10 @@ import { lstat, open, readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { request } from "undici";
 import { isDay, MAX_FILES, type ProofName, parseProofName, pathOf } from "../anchor/proofs.ts";
-import { Unreachable } from "../audit/unreachable.ts";
 import { codeOf } from "../errors.ts";
 import { MAX_NOTE_BYTES } from "../log/note.ts";
-import type { Version } from "../store/bucket.ts";
-import type { BucketView } from "./bucket-source.ts";
+import { type BucketView, oldestFirst } from "./bucket-source.ts";
+import { Unreachable } from "./unreachable.ts";
 
 /** A proof at most, in bytes. */
 export const MAX_PROOF_BYTES = 262_144;
@@ -49,10 +48,10 @@ export function inBucket({ versions, readVersion }: BucketView): ProofSource {
     async (path) => (path === "" ? [...days.keys()] : (days.get(path) ?? [])),
     async (path, limit) => {
       const held = versions.get(`anchors/${path}`) ?? [];
-      const oldest = held
-        .filter(({ isDeleteMarker }) => !isDeleteMarker)
-        .reduce<Version | null>((a, b) => (a === null || b.modified <= a.modified ? b : a), null);
-      return oldest === null ? null : await readVersion(`anchors/${path}`, oldest.version, limit);
+      const [oldest] = oldestFirst(held.filter(({ isDeleteMarker }) => !isDeleteMarker));
+      return oldest === undefined
+        ? null
+        : await readVersion(`anchors/${path}`, oldest.version, limit);
     },
   );
 }

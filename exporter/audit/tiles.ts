@@ -54,6 +54,12 @@ export class Tiles {
     return this.#source.read(tilePath(tile), MAX_BUNDLE_BYTES);
   }
 
+  /** Resolves to the entries of a bundle; null if it is not there, or not whole. */
+  async entries(index: number): Promise<Uint8Array[] | null> {
+    const bytes = await this.bundle(index);
+    return bytes && parseBundle(bytes, this.tileAt("entries", index).width);
+  }
+
   /** All versions of a file, where somebody has put one beside the log's own. */
   async #versions(tile: Tile): Promise<Buffer[]> {
     const { readAll } = this.#source;

@@ -6,7 +6,7 @@ import { decodeEntry } from "../../record/codec.ts";
 import { parseCheckpoint } from "../log/checkpoint.ts";
 import { leafHash } from "../log/merkle.ts";
 import { parseNote } from "../log/note.ts";
-import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
+import { TILE_WIDTH } from "../log/tile.ts";
 import { openTrusted } from "./checkpoints.ts";
 import { policyOf } from "./policy.ts";
 import type { ProofSource } from "./proofs.ts";
@@ -213,9 +213,7 @@ function finder(sources: readonly Source[], logs: readonly VerifyReport[]): Dige
     if (held?.first === seq + 1) return held.prev;
     const tiles = new Tiles(source, report.treeSize);
     for (let tile = 0; tile * TILE_WIDTH < tiles.size; tile++) {
-      const bundle = await tiles.bundle(tile);
-      const width = tiles.tileAt("entries", tile).width;
-      for (const bytes of (bundle === null ? null : parseBundle(bundle, width)) ?? []) {
+      for (const bytes of (await tiles.entries(tile)) ?? []) {
         const entry = decodeEntry(bytes);
         if (entry?.seq !== seq || Buffer.from(entry.chain).toString("hex") !== chain) continue;
         return Buffer.from(leafHash(bytes)).toString("hex");

@@ -3,13 +3,14 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Command } from "commander";
 import { type ChainItem, ChainList } from "../audit/chain-list.ts";
+import { readBundle } from "../audit/entries.ts";
 import { parseSeal } from "../audit/seals.ts";
 import { openSource } from "../audit/source.ts";
 import { Tiles } from "../audit/tiles.ts";
 import { codeOf, MeshsealError } from "../errors.ts";
 import { parseCheckpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES, parseNote } from "../log/note.ts";
-import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
+import { TILE_WIDTH } from "../log/tile.ts";
 import { readLines } from "./recover.ts";
 
 const HELP = `
@@ -67,14 +68,8 @@ export async function readChains(
     throw new MeshsealError("the log has no checkpoint: is it the right place?");
   const tiles = new Tiles(source, checkpoint.size);
   const list = new ChainList();
-  for (let tile = 0; tile * TILE_WIDTH < tiles.size; tile++) {
-    const bundle = await tiles.bundle(tile);
-    const width = tiles.tileAt("entries", tile).width;
-    const entries = bundle === null ? null : parseBundle(bundle, width);
-    if (entries === null)
-      throw new MeshsealError(`bundle ${tile} of the log is damaged: run verify.`);
-    for (const entry of entries) list.visit(entry);
-  }
+  for (let tile = 0; tile * TILE_WIDTH < tiles.size; tile++)
+    for (const entry of await readBundle(tiles, tile)) list.visit(entry);
   for (const { name, bytes } of await readEvidence(join(where, "quarantine")))
     list.keep(name, bytes);
   for (const line of options.seals ?? []) {

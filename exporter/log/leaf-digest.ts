@@ -16,14 +16,12 @@ export async function readLeafDigest(
 ): Promise<Uint8Array | null> {
   const tile = Math.floor(index / TILE_WIDTH);
   const at = (index % TILE_WIDTH) * HASH_BYTES;
-  let widths = [Math.min(TILE_WIDTH, size() - tile * TILE_WIDTH), TILE_WIDTH];
   for (let tries = 0; tries < TRIES; tries++) {
-    for (const width of widths) {
+    for (const width of [Math.min(TILE_WIDTH, size() - tile * TILE_WIDTH), TILE_WIDTH]) {
       const bytes = await store.get(tilePath({ level: 0, index: tile, width }));
       if (bytes !== null && at < bytes.length) return bytes.subarray(at, at + HASH_BYTES);
     }
     await delay(RETRY_MS);
-    widths = [Math.min(TILE_WIDTH, size() - tile * TILE_WIDTH), TILE_WIDTH];
   }
   return null;
 }

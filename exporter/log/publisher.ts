@@ -9,7 +9,9 @@
  *
  * Operations run one after the other. Knows no threads; publisher-thread.ts gives it one.
  */
+
 import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
+import { each } from "../each.ts";
 import { codeOf } from "../errors.ts";
 import type { Store } from "../store/store.ts";
 import { type Checkpoint, openCheckpoint, signCheckpoint } from "./checkpoint.ts";
@@ -257,13 +259,7 @@ export class Publisher {
 
   /** Runs `write` for each of `items`, some at a time, and again for as long as the disk is full. */
   async #each<T>(items: readonly T[], write: (item: T) => Promise<void>): Promise<void> {
-    let next = 0;
-    const worker = async (): Promise<void> => {
-      for (let item = items[next++]; item !== undefined; item = items[next++]) {
-        await this.#untilRoom(item, write);
-      }
-    };
-    await Promise.all(Array.from({ length: Math.min(WRITES_AT_ONCE, items.length) }, worker));
+    await each(items, WRITES_AT_ONCE, (item) => this.#untilRoom(item, write));
   }
 
   async #untilRoom<T>(item: T, write: (item: T) => Promise<void>): Promise<void> {

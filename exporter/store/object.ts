@@ -13,7 +13,9 @@
  * Whoever can write to the bucket can put something where a file of ours will be one day, and lock it. That must not stop the
  * log: what is committed belongs in its place, so ours is written above it as a newer version, and `onForeign` is told.
  */
+
 import { createHash } from "node:crypto";
+import { each } from "../each.ts";
 import { parseCheckpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES, parseNote } from "../log/note.ts";
 import { hashesAtLevel, parseTilePath, TILE_WIDTH, tilePath } from "../log/tile.ts";
@@ -227,7 +229,7 @@ class ObjectStore implements Store {
     const { bucket, lockMs, now } = this.#options;
     const retainUntil = lockMs === 0 ? null : new Date(now() + lockMs);
     const due = [...this.#pending].filter(([path]) => endOf(path) <= size);
-    await each(due, async ([path, bytes]) => {
+    await each(due, REQUESTS_AT_ONCE, async ([path, bytes]) => {
       const tile = parseTilePath(path);
       const isFull = tile?.width === TILE_WIDTH;
       const until = isFull ? retainUntil : null;
@@ -355,12 +357,4 @@ function conflict(path: string): Conflict {
 
 function hex(bytes: Uint8Array): string {
   return createHash("sha256").update(bytes).digest("hex");
-}
-
-async function each<T>(items: readonly T[], write: (item: T) => Promise<void>): Promise<void> {
-  let next = 0;
-  const worker = async (): Promise<void> => {
-    for (let item = items[next++]; item !== undefined; item = items[next++]) await write(item);
-  };
-  await Promise.all(Array.from({ length: Math.min(REQUESTS_AT_ONCE, items.length) }, worker));
 }

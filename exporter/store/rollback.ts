@@ -3,6 +3,7 @@
  * commit, so one that this log's key signed over more entries shows it; to go on would contradict what is signed. The moving
  * checkpoint may have gone back as well: those that are kept under their size are locked.
  */
+import { each } from "../each.ts";
 import { MeshsealError } from "../errors.ts";
 import { parseCheckpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES, parseNote } from "../log/note.ts";
@@ -28,12 +29,12 @@ export async function refuseRollback(
   const size = (note === null ? null : parseCheckpoint(note.text))?.size ?? 0;
   const keys = [`${home}log/checkpoint`];
   // What is kept can be a thousand days' worth: only keys of larger sizes are listed.
-  await each(largerThan(keptCheckpointPath(size)), async (prefix) => {
+  await each(largerThan(keptCheckpointPath(size)), AT_ONCE, async (prefix) => {
     for await (const { key, isLatest, isDeleteMarker } of bucket.versions(`${home}${prefix}`)) {
       if (isLatest && !isDeleteMarker) keys.push(key);
     }
   });
-  await each(keys, async (key) => {
+  await each(keys, AT_ONCE, async (key) => {
     const signed = await read(bucket, key).then((bytes) => bytes && signedSize(bytes));
     if (signed === null || signed <= size) return;
     throw new MeshsealError(
@@ -60,12 +61,4 @@ function largerThan(path: string): string[] {
     }
   }
   return prefixes;
-}
-
-async function each<T>(items: readonly T[], look: (item: T) => Promise<void>): Promise<void> {
-  let next = 0;
-  const worker = async (): Promise<void> => {
-    for (let item = items[next++]; item !== undefined; item = items[next++]) await look(item);
-  };
-  await Promise.all(Array.from({ length: Math.min(AT_ONCE, items.length) }, worker));
 }
