@@ -58,9 +58,10 @@ export async function serve(settings: Settings): Promise<number> {
   const unlock = takeLock(data);
   let thread: Worker | null = null;
   try {
+    const isRemote = settings.store !== undefined;
+    thread = startThread(new URL("./publisher-thread", import.meta.url), { data, isRemote });
     const place = await openPlace(settings, data, logger);
-    const remote = place.remote?.store ?? null;
-    thread = startThread(new URL("./publisher-thread", import.meta.url), { data, remote });
+    thread.postMessage({ operation: "open", remote: place.remote?.store ?? null });
     return await run(settings, data, place, thread, logger);
   } finally {
     await thread?.terminate();
@@ -107,6 +108,7 @@ async function run(
   const endLease = lease && keepLease(lease, () => onFatal(new Error("the lease was lost")));
   const started = Date.now();
   let isStopping = false;
+  const proving = place.remote && provesImmutable(place.remote.store, place.remote.store.home);
   await recover(log, chains);
   logger.info(
     { origin: signer.name, entries: log.size, chains: chains.count, ms: Date.now() - started },
@@ -115,8 +117,7 @@ async function run(
 
   const quarantine = openQuarantine(join(data, "quarantine"));
   const refusals = new Refusals();
-  const notImmutable =
-    place.remote && (await provesImmutable(place.remote.store, place.remote.store.home));
+  const notImmutable = await proving;
   const standing = new Standing({ settings, data, wal, publisher, lease, notImmutable });
   await standing.sample();
   const { isHeld, refusing } = standing;

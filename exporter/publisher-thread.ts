@@ -2,32 +2,43 @@
 import { join } from "node:path";
 import { parentPort, workerData } from "node:worker_threads";
 import { loadKey } from "./keys.ts";
+import type { Verifier } from "./log/note.ts";
 import { Publisher } from "./log/publisher.ts";
 import type { Call, Reply } from "./log/remote-publisher.ts";
 import { fileStore } from "./store/file.ts";
 import type { ClaimedStore } from "./store/settings.ts";
 import type { Store } from "./store/store.ts";
 
-/** What the thread is started with. */
-export type PublisherData = { readonly data: string; readonly remote: ClaimedStore | null };
+/** What the thread is started with; where the log is it is told once that is known (`open`). */
+export type PublisherData = { readonly data: string; readonly isRemote: boolean };
 
-const { data, remote } = workerData as PublisherData;
-const keys = loadKey(data, undefined);
-const publisher = new Publisher({
-  store: remote === null ? localStore() : await bucketStore(remote),
-  ...keys,
-  onDiskFull: (isDiskFull) => reply({ isDiskFull }),
+/** The first message: the log in a bucket, or null for the one in the data directory. */
+export type Open = { readonly operation: "open"; readonly remote: ClaimedStore | null };
+
+const { data, isRemote } = workerData as PublisherData;
+// Loading takes most of a second: a standby has done it before it takes a log over.
+if (isRemote) await Promise.all([import("./store/object.ts"), import("@aws-sdk/client-s3")]);
+
+let opened: (publisher: Publisher) => void = () => {};
+const ready = new Promise<Publisher>((resolve) => {
+  opened = resolve;
 });
+
+async function open(remote: ClaimedStore | null): Promise<void> {
+  const keys = loadKey(data, undefined);
+  const store = remote === null ? localStore() : await bucketStore(remote, keys.verifiers);
+  opened(new Publisher({ store, ...keys, onDiskFull: (isDiskFull) => reply({ isDiskFull }) }));
+}
 
 function localStore(): Store {
   return fileStore(join(data, "log"), join(data, "unfinished"));
 }
 
-async function bucketStore(claimed: ClaimedStore): Promise<Store> {
+async function bucketStore(claimed: ClaimedStore, verifiers: readonly Verifier[]): Promise<Store> {
   const { openBucket } = await import("./store/settings.ts");
   const { openObjectStore } = await import("./store/object.ts");
   const { signedSize: sizeBy } = await import("./take-over.ts");
-  const signedSize = (note: Buffer): number | null => sizeBy(note, keys.verifiers);
+  const signedSize = (note: Buffer): number | null => sizeBy(note, verifiers);
   const onForeign = (foreign: string): void => reply({ foreign });
   const bucket = await openBucket(claimed, { onAway: (away) => reply({ away }) });
   return await openObjectStore({ ...claimed, bucket, now: Date.now, signedSize, onForeign });
@@ -38,6 +49,7 @@ function reply(message: Reply): void {
 }
 
 async function run(call: Call): Promise<unknown> {
+  const publisher = await ready;
   switch (call.operation) {
     case "restore":
       return await publisher.restore(call.from);
@@ -61,7 +73,12 @@ function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
   return Buffer.from(buffer, byteOffset, byteLength);
 }
 
-parentPort?.on("message", (call: Call & { readonly id: number }) => {
+parentPort?.on("message", (call: Open | (Call & { readonly id: number })) => {
+  if (call.operation === "open") {
+    // Where it fails, the thread ends with it.
+    void open(call.remote);
+    return;
+  }
   run(call).then(
     (result) => reply({ id: call.id, result }),
     (error: unknown) => reply({ id: call.id, error }),

@@ -79,6 +79,8 @@ export async function takeOver(
       );
       if (!isOurs) setAside(data, claimed.commit.fence, logger);
       writeWriters(data, [pending]);
+      const { fence, epoch } = claimed.commit;
+      logger.info({ fence, epoch }, "the log is claimed");
       return { key, store: { ...settings, home, claim: claimed }, bucket, lease };
     } catch (error) {
       await lease?.release();

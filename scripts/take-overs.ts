@@ -30,9 +30,13 @@ const { values } = parseArgs({
   },
 });
 
+const STEPS = ["the log is claimed", "log recovered", "listening"] as const;
+
 type Lane = {
   /** Seconds from the end of the one before to the first receipt of the next. */
   readonly seconds: number[];
+  /** Seconds of each to where the next one's log says that the log is claimed, recovered, and served. */
+  readonly steps: Record<(typeof STEPS)[number], number>[];
   readonly entries: number;
   /** Stopped, overtaken and woken: none of their receipts may count, and they must end. */
   zombies: number;
@@ -49,12 +53,25 @@ async function run(server: S3Server, bucket: string, lane: number, rounds: numbe
     copyFileSync(join(dirs[0] ?? "", name), join(dirs[1] ?? "", name));
   const where = ["--store", `s3://${bucket}/mesh`, "--s3-endpoint", server.endpoint];
   const more = ["--s3-path-style", "--lock-days", "1", "--ack", "store", "--origin", origin];
-  const start = (dir: string): Promise<Exporter> =>
-    startExporter({ dir, args: [...where, ...more, "--checkpoint-ms", "100"] });
+  const args = [...where, ...more, "--checkpoint-ms", "100"];
+  /** An exporter that waits for its turn; `next` resolves when it serves. */
+  const standBy = async (dir: string): Promise<{ next: Promise<Exporter> }> => {
+    let next: Promise<Exporter> | undefined;
+    await new Promise<void>((resolve, reject) => {
+      next = startExporter({
+        dir,
+        args,
+        onLogged: ({ msg }) => String(msg).endsWith(": waiting") && resolve(),
+      });
+      next.catch(reject);
+    });
+    if (next === undefined) throw new Error("not started");
+    return { next };
+  };
 
-  let holder = await start(dirs[0] ?? "");
+  let holder = await startExporter({ dir: dirs[0] ?? "", args });
   const { vkey } = holder;
-  let standby = start(dirs[1] ?? "");
+  let standby = await standBy(dirs[1] ?? "");
   let url = holder.url;
   let isOver = false;
   const receipted = new Map<string, number>();
@@ -71,18 +88,31 @@ async function run(server: S3Server, bucket: string, lane: number, rounds: numbe
     }
   };
   const sending = Promise.all([sender(), sender()]);
-  const counts: Lane = { seconds: [], entries: 0, zombies: 0, zombieReceipts: 0, problems: [] };
+  const counts: Lane = {
+    seconds: [],
+    steps: [],
+    entries: 0,
+    zombies: 0,
+    zombieReceipts: 0,
+    problems: [],
+  };
   for (let round = 0; round < rounds; round++) {
     await sleep(300 + Math.random() * 1500);
     const isFrozen = round % 4 === 3;
     const began = performance.now();
+    const beganAt = Date.now();
     if (isFrozen) process.kill(holder.pid, "SIGSTOP");
     else await holder.kill();
-    const next = await standby;
+    const next = await standby.next;
     url = next.url;
     const [batch = new Uint8Array()] = makeChain({ batches: 1, perBatch: 3, entryBytes: 200 });
     await sendChain(() => url, vkey, [batch], receipted);
     counts.seconds.push((performance.now() - began) / 1000);
+    const secondsTo = (step: string): number =>
+      (Number(next.logged.find(({ msg }) => msg === step)?.["time"]) - beganAt) / 1000;
+    counts.steps.push(
+      Object.fromEntries(STEPS.map((step) => [step, secondsTo(step)])) as Lane["steps"][0],
+    );
     if (isFrozen) {
       const other = makeChain({ batches: 1, perBatch: 3, entryBytes: 200 })[0] ?? batch;
       const answer = sendBatch(holder.url, vkey, other);
@@ -93,13 +123,13 @@ async function run(server: S3Server, bucket: string, lane: number, rounds: numbe
       counts.zombies++;
     }
     noteForeign(holder, counts.problems);
-    standby = start(holder.dir);
+    standby = await standBy(holder.dir);
     holder = next;
   }
   isOver = true;
   await sending;
   await holder.stop();
-  const last = await standby;
+  const last = await standby.next;
   await last.stop();
   for (const one of [holder, last]) noteForeign(one, counts.problems);
   const log = parseVkey(vkey);
@@ -147,6 +177,10 @@ async function digestsOf({ client }: S3Server, path: string): Promise<string[]> 
   return said;
 }
 
+function median(values: readonly number[]): number | undefined {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
+}
+
 function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
@@ -167,7 +201,10 @@ const sum = (of: (lane: Lane) => number): number => done.reduce((all, lane) => a
 console.log(
   JSON.stringify({
     takeOvers: seconds.length,
-    medianSeconds: seconds[Math.floor(seconds.length / 2)],
+    medianSeconds: median(seconds),
+    medianSecondsTo: Object.fromEntries(
+      STEPS.map((step) => [step, median(done.flatMap(({ steps }) => steps.map((to) => to[step])))]),
+    ),
     longestSeconds: seconds.at(-1),
     receipted: sum(({ entries }) => entries),
     zombies: sum(({ zombies }) => zombies),

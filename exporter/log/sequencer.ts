@@ -27,6 +27,9 @@ const HASH_AT_ONCE_BYTES = 1024 * 1024;
 /** Bytes the publisher may be behind before the next group waits. */
 const MAX_BEHIND_BYTES = 32 * 1024 * 1024;
 
+/** Bundles that are read while one is looked at: a store may be some milliseconds away. */
+const READS_AHEAD = 16;
+
 export type SequencerOptions = {
   readonly wal: Wal;
   readonly publisher: Publishing;
@@ -290,8 +293,15 @@ export class Sequencer {
 
   /** Shows `visit` the published entries from `known` on that the WAL does not have. */
   async #visitPublished(known: number, size: number, visit: EntryVisitor): Promise<void> {
-    for (let at = known - (known % TILE_WIDTH); at < this.#next; at += TILE_WIDTH) {
-      for (const [i, entry] of (await this.#readBundle(at, size)).entries()) {
+    const ahead: Promise<Uint8Array[]>[] = [];
+    let read = known - (known % TILE_WIDTH);
+    for (let at = read; at < this.#next; at += TILE_WIDTH) {
+      for (; read < this.#next && ahead.length < READS_AHEAD; read += TILE_WIDTH) {
+        const bundle = this.#readBundle(read, size);
+        bundle.catch(() => undefined);
+        ahead.push(bundle);
+      }
+      for (const [i, entry] of ((await ahead.shift()) ?? []).entries()) {
         const index = at + i;
         if (index < known || index >= this.#next) continue;
         const prefixed = Buffer.concat([Buffer.of(0), entry]);

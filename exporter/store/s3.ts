@@ -187,6 +187,9 @@ export async function* listVersions(
       ...(page.Versions ?? []).map((version) => [version, false] as const),
       ...(page.DeleteMarkers ?? []).map((marker) => [marker, true] as const),
     ]) {
+      // A page begins behind its markers. versitygw 1.8.0 lists what they name again, which would look like a second version.
+      if (keyMarker !== undefined && held.Key === keyMarker && held.VersionId === versionMarker)
+        continue;
       yield {
         key: held.Key ?? "",
         version: held.VersionId ?? "",

@@ -12,6 +12,8 @@ export type ExporterOptions = {
   /** Port to listen on again after a restart; 0 if absent. */
   readonly port?: number;
   readonly args?: readonly string[];
+  /** Gets each line that it logs, parsed, also before it listens. */
+  readonly onLogged?: (event: Record<string, unknown>) => void;
 };
 
 export type Exporter = {
@@ -41,7 +43,10 @@ export async function startExporter(options: ExporterOptions = {}): Promise<Expo
     child.once("exit", (code) => resolve(code)),
   );
   const logged: Record<string, unknown>[] = [];
-  const address = await listening(child, ended, logged);
+  const address = await listening(child, ended, (event) => {
+    logged.push(event);
+    options.onLogged?.(event);
+  });
   return {
     address,
     url: `http://${address}`,
@@ -63,7 +68,7 @@ export async function startExporter(options: ExporterOptions = {}): Promise<Expo
 function listening(
   child: ChildProcess,
   ended: Promise<number | null>,
-  logged: Record<string, unknown>[],
+  onLogged: (event: Record<string, unknown>) => void,
 ): Promise<string> {
   return new Promise((resolve, reject) => {
     const said: string[] = [];
@@ -72,7 +77,7 @@ function listening(
       said.push(line);
       try {
         const event = JSON.parse(line) as Record<string, unknown>;
-        logged.push(event);
+        onLogged(event);
         if (event["msg"] === "listening") resolve(String(event["address"]));
       } catch {
         // A sentence for people: it is in `said`.
