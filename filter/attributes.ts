@@ -5,7 +5,7 @@
  */
 import { GROUP_CORE, GROUP_IDENTITY, GROUP_POLICY, GROUP_UPSTREAM } from "./config";
 import * as host from "./host";
-import { Text } from "./host";
+import { isText, Text } from "./host";
 import * as metadata from "./metadata";
 import { Pairs } from "./pairs";
 
@@ -62,17 +62,17 @@ const OF_UPSTREAM: StaticArray<string> = [
 
 /**
  * Lists in a list: a request that went to no upstream, or to one without TLS, costs one has() in place of three (350 ns each).
- * Without an upstream's address there is one item, the cluster.
+ * What is known of a request without an upstream's address is read apart: there are few of them.
  */
 const UPSTREAM_ITEM =
-  "has(upstream.address) ? [xds.cluster_name, upstream.address, " +
+  "has(upstream.address) ? [upstream.request_attempt_count, xds.cluster_name, upstream.address, " +
   "has(upstream.tls_version) ? [upstream.tls_version, " +
   optional("upstream.uri_san_peer_certificate") +
   ", " +
   optional("upstream.sha256_peer_certificate_digest") +
-  "] : []] : [" +
-  optional("xds.cluster_name") +
-  "]";
+  "] : ''] : ''";
+/** Envoy's reason where the route itself is the answer: such a route has no cluster. */
+const DIRECT = new Text("direct_response");
 
 function optional(name: string): string {
   return "has(" + name + ") ? " + name + " : ''";
@@ -84,6 +84,7 @@ for (let i = 0; i < OF_UPSTREAM.length; i++)
   ATTRIBUTES.push(new Attribute(OF_UPSTREAM[i], GROUP_UPSTREAM));
 
 const METADATA_GROUPS: u32 = GROUP_IDENTITY | GROUP_POLICY;
+const METADATA = new Text("metadata");
 const EXPR_CREATE = new Text("expr_create");
 const EXPR_EVALUATE = new Text("expr_evaluate");
 const TOKEN: usize = memory.data(4, 4);
@@ -103,9 +104,9 @@ export function prepare(groups: u32): void {
   wanted = groups;
   hasList = false;
   for (let i = 0; i < COUNT; i++) unchecked((BYTES[i] = ABSENT));
-  let list = "[" + CORE.join(", ");
-  if ((groups & GROUP_UPSTREAM) !== 0) list += ", " + UPSTREAM_ITEM;
-  list += (groups & METADATA_GROUPS) !== 0 ? ", metadata.filter_metadata]" : "]";
+  let list = "[" + CORE.slice(0, ATTEMPTS).join(", ") + ", ";
+  list += (groups & GROUP_UPSTREAM) !== 0 ? UPSTREAM_ITEM : CORE[ATTEMPTS];
+  list += (groups & METADATA_GROUPS) !== 0 ? ", metadata]" : "]";
   const text = new Text(list);
   if (!host.foreign(EXPR_CREATE.at, EXPR_CREATE.bytes, text.at, text.bytes) || host.size !== 4)
     return;
@@ -117,20 +118,26 @@ export function prepare(groups: u32): void {
 export function read(): void {
   if (hasList && host.foreign(EXPR_EVALUATE.at, EXPR_EVALUATE.bytes, TOKEN, 4) && readList())
     return;
-  for (let i = 0; i < COUNT; i++) {
-    const attribute = unchecked(ATTRIBUTES[i]);
-    if ((attribute.groups & wanted) === 0) continue;
-    const isThere = host.property(attribute.path.at, attribute.path.bytes);
-    unchecked((AT[i] = host.data));
-    unchecked((BYTES[i] = isThere ? (host.size as u32) : ABSENT));
-  }
-  if ((wanted & METADATA_GROUPS) !== 0) metadata.readOneByOne();
+  for (let i = 0; i < COUNT; i++) readOne(i);
+  if ((wanted & METADATA_GROUPS) === 0) return;
+  const isThere = more(METADATA);
+  metadata.read(host.data, isThere ? host.size : 0);
+}
+
+function readOne(which: i32): void {
+  const attribute = unchecked(ATTRIBUTES[which]);
+  if ((attribute.groups & wanted) === 0) return;
+  const isThere = more(attribute.path);
+  unchecked((AT[which] = host.data));
+  unchecked((BYTES[which] = isThere ? (host.size as u32) : ABSENT));
 }
 
 function readList(): bool {
   if (!LIST.begin(host.data, host.size)) return false;
-  for (let i = 0; i <= ATTEMPTS; i++) if (!take(LIST, i)) return false;
-  if ((wanted & GROUP_UPSTREAM) !== 0 && !readUpstream()) return false;
+  for (let i = 0; i < ATTEMPTS; i++) if (!take(LIST, i)) return false;
+  if ((wanted & GROUP_UPSTREAM) === 0) {
+    if (!take(LIST, ATTEMPTS)) return false;
+  } else if (!readUpstream()) return false;
   if ((wanted & METADATA_GROUPS) === 0) return true;
   if (!LIST.next()) return false;
   metadata.read(LIST.key, LIST.keyBytes);
@@ -138,13 +145,18 @@ function readList(): bool {
 }
 
 function readUpstream(): bool {
-  for (let i = UPSTREAM; i < COUNT; i++) unchecked((BYTES[i] = ABSENT));
-  if (!LIST.next() || !UPSTREAM_LIST.begin(LIST.key, LIST.keyBytes)) return false;
-  if (!take(UPSTREAM_LIST, CLUSTER)) return false;
-  if (!UPSTREAM_LIST.next()) return true;
-  keep(UPSTREAM_LIST, UPSTREAM);
-  if (!UPSTREAM_LIST.next() || !TLS_LIST.begin(UPSTREAM_LIST.key, UPSTREAM_LIST.keyBytes))
-    return false;
+  for (let i = ATTEMPTS; i < COUNT; i++) unchecked((BYTES[i] = ABSENT));
+  if (!LIST.next()) return false;
+  if (LIST.keyBytes === 0) {
+    if (isText(at(DETAILS), bytes(DETAILS), DIRECT)) return true;
+    readOne(ATTEMPTS);
+    readOne(CLUSTER);
+    return true;
+  }
+  if (!UPSTREAM_LIST.begin(LIST.key, LIST.keyBytes)) return false;
+  for (let i = ATTEMPTS; i <= UPSTREAM; i++) if (!take(UPSTREAM_LIST, i)) return false;
+  if (!UPSTREAM_LIST.next()) return false;
+  TLS_LIST.begin(UPSTREAM_LIST.key, UPSTREAM_LIST.keyBytes);
   for (let i = UPSTREAM_TLS; i < COUNT && TLS_LIST.next(); i++) keep(TLS_LIST, i);
   return true;
 }

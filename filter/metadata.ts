@@ -2,9 +2,8 @@
  * The dynamic metadata that other filters leave behind: RBAC's results, the verified JWT, ext_authz, and the hint that a policy wants the
  * request audited. It can only be written by filters, never by a client.
  */
-import * as host from "./host";
 import { isText, Text } from "./host";
-import { Pairs } from "./pairs";
+import { Entries, STRUCT, TEXT } from "./message";
 
 const RBAC = new Text("envoy.filters.http.rbac");
 const JWT = new Text("envoy.filters.http.jwt_authn");
@@ -14,20 +13,13 @@ const HINT = new Text("access_log_hint");
 const ISSUER = new Text("iss");
 const SUBJECT = new Text("sub");
 
-const PREFIX = "metadata\0filter_metadata\0";
-const RBAC_PATH = new Text(PREFIX + "envoy.filters.http.rbac");
-const EXT_AUTHZ_PATH = new Text(PREFIX + "envoy.filters.http.ext_authz");
-const HINT_PATH = new Text(PREFIX + "envoy.common\0access_log_hint");
 let jwtKey = new Text("payload");
-let payloadPath = new Text(PREFIX);
-let issuerPath = new Text(PREFIX);
-let subjectPath = new Text(PREFIX);
 
-const NAMESPACES = new Pairs();
-const KEYS = new Pairs();
-const CLAIMS = new Pairs();
+const NAMESPACES = new Entries();
+const KEYS = new Entries();
+const CLAIMS = new Entries();
 
-/** RBAC's map as pairs; 0 bytes where no RBAC filter left one. */
+/** RBAC's Struct; 0 bytes where no RBAC filter left one. */
 export let rbac: usize = 0;
 export let rbacBytes: usize = 0;
 export let hasExtAuthz: bool = false;
@@ -42,11 +34,7 @@ export let subjectBytes: u32 = 0;
 
 /** Takes up where the payload of a verified JWT lies: `payload_in_metadata`. */
 export function prepare(key: string): void {
-  const path = PREFIX + "envoy.filters.http.jwt_authn\0" + key;
   jwtKey = new Text(key);
-  payloadPath = new Text(path);
-  issuerPath = new Text(path + "\0iss");
-  subjectPath = new Text(path + "\0sub");
 }
 
 function forget(): void {
@@ -58,10 +46,10 @@ function forget(): void {
   subjectBytes = 0;
 }
 
-/** Reads all of it, as the host serialises the map of namespaces. */
+/** Reads a serialised envoy.config.core.v3.Metadata. */
 export function read(from: usize, bytes: usize): void {
   forget();
-  if (!NAMESPACES.begin(from, bytes)) return;
+  NAMESPACES.begin(from, bytes);
   while (NAMESPACES.next()) {
     const name = NAMESPACES.key;
     const size = NAMESPACES.keyBytes;
@@ -75,51 +63,27 @@ export function read(from: usize, bytes: usize): void {
 }
 
 function readCommon(from: usize, bytes: usize): void {
-  if (!KEYS.begin(from, bytes)) return;
-  while (KEYS.next()) {
-    if (isText(KEYS.key, KEYS.keyBytes, HINT)) isAudited = isTrue(KEYS.value, KEYS.valueBytes);
-  }
-}
-
-function isTrue(at: usize, bytes: usize): bool {
-  return bytes === 1 && load<u8>(at) === 1;
+  KEYS.begin(from, bytes);
+  while (KEYS.next()) if (isText(KEYS.key, KEYS.keyBytes, HINT)) isAudited = KEYS.isTrue();
 }
 
 function readJwt(from: usize, bytes: usize): void {
-  if (!KEYS.begin(from, bytes)) return;
+  KEYS.begin(from, bytes);
   while (KEYS.next()) {
     if (!isText(KEYS.key, KEYS.keyBytes, jwtKey)) continue;
     isJwtVerified = true;
-    if (!CLAIMS.begin(KEYS.value, KEYS.valueBytes)) continue;
+    KEYS.open(STRUCT);
+    CLAIMS.begin(KEYS.value, KEYS.valueBytes);
     while (CLAIMS.next()) {
       if (isText(CLAIMS.key, CLAIMS.keyBytes, ISSUER)) {
+        CLAIMS.open(TEXT);
         issuer = CLAIMS.value;
         issuerBytes = CLAIMS.valueBytes as u32;
       } else if (isText(CLAIMS.key, CLAIMS.keyBytes, SUBJECT)) {
+        CLAIMS.open(TEXT);
         subject = CLAIMS.value;
         subjectBytes = CLAIMS.valueBytes as u32;
       }
     }
   }
-}
-
-/** Reads it by single attributes: where the host cannot serialise all of it, as with a null in a JWT's claims. */
-export function readOneByOne(): void {
-  forget();
-  if (host.property(RBAC_PATH.at, RBAC_PATH.bytes)) {
-    rbac = host.data;
-    rbacBytes = host.size;
-  }
-  hasExtAuthz = host.property(EXT_AUTHZ_PATH.at, EXT_AUTHZ_PATH.bytes);
-  isAudited = host.property(HINT_PATH.at, HINT_PATH.bytes) && isTrue(host.data, host.size);
-  if (host.property(issuerPath.at, issuerPath.bytes)) {
-    issuer = host.data;
-    issuerBytes = host.size as u32;
-  }
-  if (host.property(subjectPath.at, subjectPath.bytes)) {
-    subject = host.data;
-    subjectBytes = host.size as u32;
-  }
-  isJwtVerified =
-    issuerBytes > 0 || subjectBytes > 0 || host.property(payloadPath.at, payloadPath.bytes);
 }

@@ -23,8 +23,8 @@ import {
 } from "../record/fields";
 import { noteCut, putBytes, putUint } from "./entry";
 import { allocate, Text } from "./host";
+import { Entries, TEXT } from "./message";
 import * as metadata from "./metadata";
-import { Pairs } from "./pairs";
 
 /** How Envoy's reason for a status begins, who gave it, and what it decided. */
 class Reason {
@@ -105,7 +105,7 @@ class Results {
 
 const ENFORCED = new Results();
 const SHADOW = new Results();
-const KEYS = new Pairs();
+const KEYS = new Entries();
 
 function compare(a: usize, aBytes: usize, b: usize, bBytes: usize): i32 {
   const order = memory.compare(a, b, min(aBytes, bBytes));
@@ -121,7 +121,8 @@ function readRbac(): void {
   SHADOW.count = 0;
   ENFORCED.isOver = false;
   SHADOW.isOver = false;
-  if (metadata.rbacBytes === 0 || !KEYS.begin(metadata.rbac, metadata.rbacBytes)) return;
+  if (metadata.rbacBytes === 0) return;
+  KEYS.begin(metadata.rbac, metadata.rbacBytes);
   while (KEYS.next()) {
     if (keep(ENFORCED, ENFORCED_RESULT, true) || keep(ENFORCED, ENFORCED_POLICY, false)) continue;
     if (!keep(SHADOW, SHADOW_RESULT, true)) keep(SHADOW, SHADOW_POLICY, false);
@@ -135,6 +136,7 @@ function keep(results: Results, suffix: Text, isResult: bool): bool {
   if (memory.compare(KEYS.key + prefixBytes, suffix.at, suffix.bytes) !== 0) return false;
   const one = results.of(KEYS.key, prefixBytes);
   if (one === null) return true;
+  KEYS.open(TEXT);
   if (isResult) {
     one.result = KEYS.value;
     one.resultBytes = KEYS.valueBytes;

@@ -5,7 +5,8 @@ import type { Entry } from "../record/codec.ts";
 import * as f from "../record/fields.ts";
 import { type Facts, factsOf } from "./support/facts.ts";
 import { entriesOf, lastCall, receiptFor, stream } from "./support/filter.ts";
-import { Host, type Metadata, type Stream } from "./support/host.ts";
+import { Host, type Stream } from "./support/host.ts";
+import { formatMetadata, type Metadata } from "./support/metadata.ts";
 
 const KEY = Buffer.from("000102030405060708090a0b0c0d0e0f", "hex");
 const KEY_TEXT = `k1:${KEY.toString("hex")}`;
@@ -161,7 +162,9 @@ describe("identity", () => {
   ])("a verified subject is kept as configured: %s", async (jwtSubject, kept, absent) => {
     const host = await started({ jwtSubject, hashKey: KEY_TEXT });
     const metadata = {
-      "envoy.filters.http.jwt_authn": { payload: { sub: "alice", iss: "https://i" } },
+      "envoy.filters.http.jwt_authn": {
+        payload: { nonce: null, exp: 1, sub: "alice", iss: "https://i", aud: { a: true } },
+      },
     };
     for (const isBroken of [false, true]) {
       host.isExpressionBroken = isBroken;
@@ -257,13 +260,15 @@ describe("policy", () => {
         "enforced_effective_policy_id",
       ),
     );
-    const { tree } = fc.letrec<{ tree: Metadata; node: Metadata | string | boolean }>((tie) => ({
+    const { tree } = fc.letrec<{ tree: Metadata; node: Metadata[string] }>((tie) => ({
       node: fc.oneof(
         { maxDepth: 3 },
         fc.string({ maxLength: 700 }),
         fc.boolean(),
+        fc.double(),
+        fc.constant(null),
         tie("tree"),
-      ) as fc.Arbitrary<Metadata | string | boolean>,
+      ) as fc.Arbitrary<Metadata[string]>,
       tree: fc.dictionary(name, tie("node"), { maxKeys: 8 }) as fc.Arbitrary<Metadata>,
     }));
     fc.assert(
@@ -273,6 +278,17 @@ describe("policy", () => {
         record(host, { ...stream("/a", { "response.code_details": details }), metadata });
       }),
       { numRuns: 300 },
+    );
+    const torn = fc.tuple(tree, fc.nat(), fc.nat(), fc.nat(255)).map(([one, at, to, byte]) => {
+      const bytes = formatMetadata(one).slice();
+      if (bytes.length > 0) bytes[at % bytes.length] = byte;
+      return bytes.subarray(0, to % (bytes.length + 1));
+    });
+    fc.assert(
+      fc.property(fc.oneof(torn, fc.uint8Array({ maxLength: 200 })), (metadata) => {
+        record(host, { ...stream("/a"), metadata });
+      }),
+      { numRuns: 1000 },
     );
   });
 });

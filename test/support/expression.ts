@@ -8,7 +8,7 @@ export type Attributes = (name: string) => Uint8Array | null;
 
 /** Returns the bytes, or null: one absent attribute fails everything. Throws at what it cannot read. */
 export function evaluate(text: string, attributes: Attributes): Uint8Array | null {
-  const tokens = text.match(/[\w]+(?:\.\w+)+|has|''|[[\](),?:]/g) ?? [];
+  const tokens = text.match(/[\w]+(?:\.\w+)+|has|metadata|''|[[\](),?:]/g) ?? [];
   let at = 0;
   const eat = (token: string): void => {
     if (tokens[at++] !== token) throw new Error(`this host cannot read ${text} at ${token}`);

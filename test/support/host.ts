@@ -5,6 +5,7 @@
 import { createSign, randomFillSync } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { evaluate, formatPairs } from "./expression.ts";
+import { formatMetadata, type Metadata } from "./metadata.ts";
 
 type Exports = { memory: { buffer: ArrayBuffer } } & Record<string, (...args: number[]) => number>;
 
@@ -13,11 +14,9 @@ export type Stream = {
   readonly attributes: Readonly<Record<string, Uint8Array | number>>;
   readonly headers: readonly (readonly [Uint8Array, Uint8Array])[];
   readonly responseHeaders?: readonly (readonly [Uint8Array, Uint8Array])[];
-  /** Dynamic metadata, by namespace and key; as a client can never write it. */
-  readonly metadata?: Metadata;
+  /** Dynamic metadata, by namespace and key, as a client can never write it; or any bytes in its place. */
+  readonly metadata?: Metadata | Uint8Array;
 };
-
-export type Metadata = { readonly [key: string]: Metadata | string | boolean };
 
 /** What Envoy always has. */
 const ALWAYS: Readonly<Record<string, number>> = { "upstream.request_attempt_count": 0 };
@@ -199,27 +198,11 @@ export class Host {
 
   #attribute(name: string): Uint8Array | null {
     const value = this.#stream.attributes[name] ?? ALWAYS[name];
-    if (name.startsWith("metadata.filter_metadata")) return this.#metadata(name);
+    if (name === "metadata") return formatMetadata(this.#stream.metadata ?? {});
     if (typeof value !== "number") return value ?? null;
     const bytes = Buffer.alloc(8);
     bytes.writeBigInt64LE(BigInt(value));
     return bytes;
-  }
-
-  /** Namespaces have dots in their names: what is asked for is found by going down the longest names first. */
-  #metadata(path: string): Uint8Array | null {
-    let rest = path.slice("metadata.filter_metadata".length);
-    let value: Metadata | string | boolean = this.#stream.metadata ?? {};
-    while (rest !== "") {
-      if (typeof value !== "object") return null;
-      const key = Object.keys(value)
-        .filter((one) => `${rest}.`.startsWith(`.${one}.`))
-        .sort((a, b) => b.length - a.length)[0];
-      if (key === undefined) return null;
-      value = value[key] as Metadata | string | boolean;
-      rest = rest.slice(key.length + 1);
-    }
-    return serialize(value);
   }
 
   #evaluate(dataAt: number, sizeAt: number): number {
@@ -345,13 +328,4 @@ function parsePairs(bytes: Buffer): [string, string][] {
     at = end + 1;
     return pair;
   });
-}
-
-/** A value of dynamic metadata as Envoy serialises it: strings as they are, booleans as a byte, maps as pairs. */
-function serialize(value: Metadata | string | boolean): Buffer {
-  if (typeof value === "string") return Buffer.from(value);
-  if (typeof value === "boolean") return Buffer.of(Number(value));
-  return formatPairs(
-    Object.entries(value).map(([key, one]) => [Buffer.from(key), serialize(one)] as const),
-  );
 }
