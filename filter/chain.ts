@@ -119,6 +119,9 @@ let oldCause: u32 = 0;
 let oldSeq: u64 = 0;
 let oldCount: u64 = 0;
 
+/** One entry in as many has its hashing timed: reading the clock twice costs a sixth of what it measures. */
+const TIMED: u64 = 256;
+
 const SALTS: usize = memory.data(4096, 16);
 const SALTS_BYTES: usize = 4096;
 let saltAt: usize = 4096;
@@ -196,7 +199,8 @@ export function finish(): void {
   store<u8>(buffer.end, (bytes >> 8) as u8);
   store<u8>(buffer.end + 1, bytes as u8);
   store<u8>(buffer.end + 2, 0);
-  sha256(from - 1, bytes + 1, HEAD);
+  if ((nextSeq & (TIMED - 1)) !== 0) sha256(from - 1, bytes + 1, HEAD);
+  else hashTimed(from - 1, bytes + 1);
   metrics.bufferedBytes.add((to - buffer.end) as i64);
   metrics.bytes.add(bytes as i64);
   metrics.entries.add(1);
@@ -209,6 +213,13 @@ export function finish(): void {
   nextSeq++;
   unsigned++;
   if (lastKind === KIND_REQUEST) streamsWritten++;
+}
+
+function hashTimed(from: usize, bytes: u32): void {
+  const began = host.nanoseconds();
+  sha256(from, bytes, HEAD);
+  const ended = host.nanoseconds();
+  if (ended > began) metrics.hashNs.record(ended - began);
 }
 
 /** Begins the entry of a request, after opening the chain and chaining a gap where needed. False: it cannot be written. */

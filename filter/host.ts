@@ -128,8 +128,12 @@ export function setSharedData(
 
 /** Microseconds since 1970, or 0 where the host has no clock. */
 export function now(): u64 {
-  if (proxy_get_current_time_nanoseconds(CLOCK) !== OK) return 0;
-  return load<u64>(CLOCK) / 1000;
+  return nanoseconds() / 1000;
+}
+
+/** Nanoseconds since 1970, or 0 where the host has no clock. */
+export function nanoseconds(): u64 {
+  return proxy_get_current_time_nanoseconds(CLOCK) === OK ? load<u64>(CLOCK) : 0;
 }
 
 /** Fills with random bytes. False where the host gives none: under a capability list that leaves it out. */

@@ -74,6 +74,7 @@ export const bufferedBytes: Metric = metric(GAUGE, "buffered_bytes");
 export const bufferBytes: Metric = metric(GAUGE, "buffer_bytes");
 export const unreceiptedMs: Metric = metric(GAUGE, "unreceipted_ms");
 export const receiptMs: Metric = metric(HISTOGRAM, "receipt_ms");
+export const hashNs: Metric = metric(HISTOGRAM, "hash_ns");
 
 /** Defines all of them, once a VM. */
 export function define(): void {

@@ -27,6 +27,26 @@ describe("entries", () => {
     expect(one.time).toBe(1_795_478_400_000_000);
   });
 
+  test("the time to hash is measured of every 256th entry", async () => {
+    const host = await started();
+    let readings = 0;
+    host.fault = (name): number => {
+      if (name === "proxy_get_current_time_nanoseconds") {
+        readings++;
+        host.clock += 700n;
+      }
+      return 0;
+    };
+    // The chain's open is the first entry.
+    for (let i = 0; i < 255; i++) host.request(stream("/"));
+    expect(host.metric("hash_ns")).toBe(700);
+    const before = readings;
+    host.request(stream("/"));
+    expect(readings - before).toBe(3);
+    host.request(stream("/"));
+    expect(readings - before).toBe(4);
+  });
+
   test.each([true, false])(
     "any attributes and headers: canonical, linked, complete (expressions broken: %s)",
     async (isBroken) => {
