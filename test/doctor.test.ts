@@ -7,6 +7,7 @@ import fc from "fast-check";
 import { request } from "undici";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parse, parseAllDocuments, stringify } from "yaml";
+import { initCommand } from "../exporter/cli/init.ts";
 import { runChecks } from "../exporter/doctor/check.ts";
 import { type MeshFlags, meshChecks } from "../exporter/doctor/mesh.ts";
 import {
@@ -14,7 +15,11 @@ import {
   findPlugins,
   findRefusals,
   hasDefaultDeny,
+  isObject,
+  objectAt,
+  walk,
 } from "../exporter/doctor/plugins.ts";
+import { readModule } from "../exporter/install/module.ts";
 import { startUpstream, type Upstream } from "../scripts/demo/upstream.ts";
 import { EXAMPLES, init } from "../scripts/manifests.ts";
 import { type Exporter, startExporter } from "./support/exporter.ts";
@@ -116,6 +121,33 @@ describe("a running Envoy", () => {
     expect(Object.entries(said).filter(([, text]) => !text.startsWith("good"))).toEqual([]);
     expect(said["batches are receipted"]).toContain("entries are receipted");
   });
+
+  test("capabilities are read where Envoy 1.40 wants them", async () => {
+    const lds: unknown = parse(files["lds.yaml"]);
+    walk(lds, (object) => {
+      const { vm_config: vm, capability_restriction_config: list } = object;
+      if (!isObject(vm) || list === undefined) return;
+      vm["capability_restriction_config"] = list;
+      delete object["capability_restriction_config"];
+    });
+    put("lds.yaml", stringify(lds));
+    let said: Record<string, string> = {};
+    await until(
+      async () => {
+        await send();
+        const dump = JSON.parse(await envoy.page("/config_dump"));
+        let isMoved = false;
+        walk(dump, (object) => {
+          isMoved ||= objectAt(object["vm_config"], "capability_restriction_config") !== null;
+        });
+        said = await diagnose(flags());
+        return isMoved && said["batches are receipted"]?.startsWith("good") === true;
+      },
+      () => JSON.stringify(said, null, 1),
+    );
+    expect(said["capabilities"]).toMatch(/^good: meshseal: just the \d+ that the module uses/);
+    put("lds.yaml", files["lds.yaml"]);
+  }, 180_000);
 
   const module = (): string => /filename: (\S+\.wasm)/.exec(files["lds.yaml"])?.[1] ?? "";
 
@@ -264,6 +296,14 @@ describe("manifests", () => {
   const SERVICE =
     "apiVersion: v1\nkind: Service\nmetadata: { name: meshseal, namespace: meshseal-system }\nspec: { ports: [{ port: 7700 }] }\n";
 
+  const GATEWAY = `apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: edge, namespace: shop }
+spec:
+  gatewayClassName: envoy
+  infrastructure: { parametersRef: { group: gateway.envoyproxy.io, kind: EnvoyProxy, name: meshseal } }
+`;
+
   test.each(EXAMPLES.filter(([file]) => !file.endsWith("mesh-config.yaml")))(
     "%s has nothing bad said of it",
     async (file) => {
@@ -370,7 +410,7 @@ describe("manifests", () => {
       "",
       "must be in the bootstrap of an EnvoyProxy",
     ],
-    ["no digest", /\n *sha256: "0+"/, "", "whoever can move the tag"],
+    ["no digest", /\n *sha256: "\w+"/, "", "whoever can move the tag"],
     ["no target", /targetRefs:\n.*\n.*\n.*\n/, "targetRefs: []\n", "it targets nothing"],
     [
       "a file's address without a digest",
@@ -378,10 +418,40 @@ describe("manifests", () => {
       "type: HTTP\n        http: { url: http://files.example/filter.wasm }\n",
       "Envoy refuses a module from an http address without it",
     ],
+    [
+      "the module's digest for an image",
+      /sha256: "\w+"/,
+      'sha256: "MODULE"',
+      "for an image it must be that of the image's manifest",
+    ],
+    ["enforced by the plain build", '"bounded-loss"', '"enforced"', "the build that cannot refuse"],
+    ["no moduleDigest", /\n *moduleDigest: .*/, "", "will not say which module made it"],
+    ["a policy in another namespace", "namespace: shop", "namespace: bank", "does nothing"],
+    ["a target that is not there", "name: edge", "name: egde", "there is no Gateway shop/egde"],
+    [
+      "an EnvoyProxy that no Gateway names",
+      /kind: EnvoyProxy\nmetadata:\n {2}name: meshseal/,
+      "kind: EnvoyProxy\nmetadata:\n  name: other",
+      "its proxies do not get the cluster",
+    ],
+    [
+      "certificates that are not mounted",
+      "mountPath: /meshseal-tls",
+      "mountPath: /tls",
+      "mounts nothing there: TLS with the exporter fails",
+    ],
   ])("Envoy Gateway: %s is found", async (_what, from, to, sentence) => {
-    const text = await init(["envoy-gateway", "--image", "r.example/a", "--gateway", "shop/edge"]);
+    const image = ["--image", "r.example/a", "--gateway", "shop/edge", "--tls"];
+    let text = "";
+    const command = initCommand((printed) => {
+      text += printed;
+    });
+    await command.parseAsync(["envoy-gateway", ...image], { from: "user" });
+    expect(isBad(await judge(text, GATEWAY))).toBe("");
     expect(text).toMatch(from);
-    expect(isBad(await judge(text.replace(from, to)))).toContain(sentence);
+    const { sha256 } = await readModule();
+    const broken = text.replace(from, to).replaceAll("MODULE", sha256);
+    expect(isBad(await judge(broken, GATEWAY))).toContain(sentence);
   });
 
   test("what is no YAML, or about something else", async () => {

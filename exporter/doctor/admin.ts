@@ -52,6 +52,27 @@ export class Admin {
     return numbers(JSON.parse(text));
   }
 
+  /** Of each cluster the counts of its hosts, summed: `rq_total`, `cx_connect_fail` and others. No setting leaves them out. */
+  async clustersNow(): Promise<Map<string, Map<string, number>>> {
+    const { text } = await this.text("/clusters?format=json");
+    const clusters = new Map<string, Map<string, number>>();
+    for (const status of listAt(JSON.parse(text), "cluster_statuses")) {
+      if (!isObject(status) || typeof status["name"] !== "string") continue;
+      const sums = new Map<string, number>();
+      for (const host of listAt(status, "host_statuses")) {
+        for (const stat of listAt(host, "stats")) {
+          if (!isObject(stat) || typeof stat["name"] !== "string") continue;
+          // A count is a text there, and left out where it is 0.
+          const value = Number(stat["value"] ?? 0);
+          if (Number.isSafeInteger(value))
+            sums.set(stat["name"], (sums.get(stat["name"]) ?? 0) + value);
+        }
+      }
+      clusters.set(status["name"], sums);
+    }
+    return clusters;
+  }
+
   dump(): Promise<unknown> {
     return this.json("/config_dump");
   }

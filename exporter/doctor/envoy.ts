@@ -3,7 +3,6 @@
  * and do entries come where Envoy counts requests. https://www.envoyproxy.io/docs/envoy/latest/operations/admin
  */
 import { readFileSync } from "node:fs";
-import { setTimeout as delay } from "node:timers/promises";
 import { Admin } from "./admin.ts";
 import type { Check, Outcome } from "./check.ts";
 import {
@@ -17,6 +16,7 @@ import {
   type Plugin,
 } from "./plugins.ts";
 import { receipts } from "./receipts.ts";
+import { recorded } from "./requests.ts";
 import {
   bad,
   clusterOf,
@@ -40,8 +40,6 @@ export type EnvoyOptions = {
 };
 
 const OLDEST_MINOR = 36;
-/** Longer than the filter's ticks as they are by default. */
-const SETTLE_MS = 2_000;
 const DAY_MS = 86_400_000;
 /** Certificates of meshes live a day or less: only the last hour is late. */
 const CERTIFICATE_LATE_MS = 3_600_000;
@@ -81,7 +79,10 @@ export function envoyChecks(options: EnvoyOptions): Check[] {
       name: "batches are receipted",
       run: each((plugin) => receipts(admin, clusterOf(plugin), options.watchMs)),
     },
-    { name: "every request is an entry", run: () => recorded(admin) },
+    {
+      name: "every request is an entry",
+      run: async () => recorded(admin, (await plugins()).map(clusterOf)),
+    },
     { name: "Envoy's certificates", run: () => certificates(admin) },
     { name: "Envoy's clock", run: () => clock(admin) },
   ];
@@ -226,40 +227,6 @@ async function cluster(admin: Admin, name: string): Promise<Outcome> {
       `none of the ${hosts.length} endpoints of "${name}" is healthy: ask the exporter's /readyz why.`,
     );
   return good(`"${name}" has ${healthy.length} endpoint${healthy.length > 1 ? "s" : ""}.`);
-}
-
-/** What Envoy counted, and what the filter says; it brings its counts at its ticks, so a difference is looked at again. */
-async function counts(admin: Admin): Promise<{ counted: number; entries: number | undefined }> {
-  for (const end = Date.now() + SETTLE_MS; ; await delay(SETTLE_MS / 10)) {
-    const stats = await admin.statsNow();
-    let counted = 0;
-    for (const [name, value] of stats) {
-      if (/^http\.(?!admin\.|async-client\.).*\.downstream_rq_total$/.test(name)) counted += value;
-    }
-    const entries = stats.get("wasmcustom.meshseal_requests");
-    if ((entries ?? 0) >= counted || Date.now() > end) return { counted, entries };
-  }
-}
-
-async function recorded(admin: Admin): Promise<Outcome> {
-  const { counted, entries } = await counts(admin);
-  if (entries === undefined) {
-    return counted === 0
-      ? unknown("no request came yet.")
-      : bad(
-          `Envoy counted ${counted} requests, and the filter none: it is not loaded, or in none of the listeners that took them.`,
-        );
-  }
-  if (counted === 0) return unknown("no request came yet.");
-  if (entries === 0)
-    return bad(
-      `Envoy counted ${counted} requests, and the filter made no entry: is it in the listeners that took them, and is proxy_on_log allowed?`,
-    );
-  if (entries < counted)
-    return warning(
-      `Envoy counted ${counted} requests at all its listeners, the filter ${entries}: some listeners have no filter, or requests are still open. meshseal coverage says more.`,
-    );
-  return good(`Envoy counted ${counted} requests, the filter ${entries}.`);
 }
 
 async function certificates(admin: Admin): Promise<Outcome> {

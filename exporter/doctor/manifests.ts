@@ -2,57 +2,27 @@
  * Reads manifests before they are applied: does each name that one of them uses exist, and does Istio or Envoy Gateway treat
  * them as they seem to say? `kubectl apply` and `istioctl validate` pass most of what is found here.
  */
-import { readFileSync, statSync } from "node:fs";
-import { parseAllDocuments } from "yaml";
-import { MeshsealError } from "../errors.ts";
 import type { Check, Outcome } from "./check.ts";
+import { gatewayPolicy } from "./gateway.ts";
 import { findClusters, findPlugins, isObject, listAt, objectAt, walk } from "./plugins.ts";
+import { nameOf, nameSpaceOf, type Resource, readResources } from "./resources.ts";
 import {
   bad,
   clusterOf,
   good,
+  type Images,
   judgeCapabilities,
+  judgeDigest,
   judgeFailurePolicy,
   judgeSettings,
-  type Modules,
   warning,
 } from "./rules.ts";
 
-const MAX_FILE_BYTES = 64 << 20;
-
-export type ManifestOptions = {
+export type ManifestOptions = Images & {
   readonly files: readonly string[];
-  readonly modules: Modules;
-  /** Digests of these modules' manifests in all forms that push makes, without "sha256:". */
-  readonly manifestDigests: readonly string[];
   /** Istio's root namespace. */
   readonly rootNamespace: string;
 };
-
-type Resource = Readonly<Record<string, unknown>>;
-
-/** Reads YAML files with any number of documents. Throws MeshsealError for what is no YAML. */
-export function readResources(files: readonly string[]): Resource[] {
-  return files.flatMap((file) => {
-    let text: string;
-    try {
-      if (statSync(file).size > MAX_FILE_BYTES)
-        throw new Error(`it has more than ${MAX_FILE_BYTES} bytes`);
-      text = readFileSync(file, "utf8");
-    } catch (error) {
-      throw new MeshsealError(
-        `${file} cannot be read: ${error instanceof Error ? error.message : error}`,
-      );
-    }
-    return parseAllDocuments(text).flatMap((document) => {
-      const [error] = document.errors;
-      if (error !== undefined) throw new MeshsealError(`${file} is no YAML: ${error.message}`);
-      // Aliases are expanded at most a hundred times: a small file cannot become a large one.
-      const value: unknown = document.toJS({ maxAliasCount: 100 });
-      return isObject(value) ? [value] : [];
-    });
-  });
-}
 
 /** One check for each resource that is about the filter, and one for each Envoy configuration. */
 export function manifestChecks(options: ManifestOptions): Check[] {
@@ -115,44 +85,12 @@ function istioPlugin(
   return [
     judgeFailurePolicy(plugin),
     judgeSettings(plugin, options.modules),
-    digest(String(wasm["url"] ?? ""), wasm["sha256"], options),
+    judgeDigest(String(wasm["url"] ?? ""), wasm["sha256"], options),
     verification(wasm),
     placement(spec, nameSpaceOf(resource), options.rootNamespace),
     istioCluster(clusterOf(plugin), all),
     itself(resource, spec, all, options.rootNamespace),
   ];
-}
-
-function digest(
-  url: string,
-  sha256: unknown,
-  { modules, manifestDigests }: ManifestOptions,
-): Outcome {
-  if (url === "") return bad("url is missing.");
-  if (sha256 === undefined || sha256 === "") {
-    return url.startsWith("http:") || url.startsWith("https:")
-      ? bad("sha256 is missing: Envoy refuses a module from an http address without it.")
-      : bad(
-          "sha256 is missing: whoever can move the tag can put another module into every proxy. meshseal init writes it.",
-        );
-  }
-  const isModule = modules.some((module) => module.sha256 === sha256);
-  if (/^(https?|file):/.test(url)) {
-    if (isModule) return good("");
-    if (manifestDigests.includes(String(sha256)))
-      return bad(
-        `sha256 is an image's, and ${url.slice(0, 100)} is a file: it must be the module's, ${modules[0].sha256}.`,
-      );
-  } else {
-    if (manifestDigests.includes(String(sha256))) return good("");
-    if (isModule)
-      return bad(
-        "sha256 is the module's; for an image it must be that of the image's manifest, as meshseal push prints it: the module would not be fetched.",
-      );
-  }
-  return warning(
-    `sha256 is not that of this version's filter: right for another version or a build of your own; otherwise write the manifest anew with meshseal init.`,
-  );
 }
 
 function verification(wasm: Record<string, unknown>): Outcome {
@@ -268,57 +206,6 @@ function itself(
       );
 }
 
-function gatewayPolicy(
-  resource: Resource,
-  all: readonly Resource[],
-  options: ManifestOptions,
-): Outcome[] {
-  const spec = objectAt(resource, "spec") ?? {};
-  return listAt(spec, "wasm")
-    .filter(isObject)
-    .flatMap((wasm) => {
-      const settings = objectAt(wasm, "config") ?? {};
-      const code = objectAt(wasm, "code") ?? {};
-      const from = objectAt(code, "image") ?? objectAt(code, "http") ?? {};
-      const plugin = { name: "", settings, failurePolicy: "", capabilities: null, file: "" };
-      const name = clusterOf(plugin);
-      const clusters = new Set<string>();
-      for (const one of all) {
-        const value = objectAt(objectAt(one, "spec"), "bootstrap")?.["value"];
-        if (typeof value === "string")
-          for (const cluster of findClusters(
-            parseAllDocuments(value).map((document): unknown =>
-              document.toJS({ maxAliasCount: 100 }),
-            ),
-          ))
-            clusters.add(cluster);
-      }
-      const hasProxy = all.some(({ kind }) => kind === "EnvoyProxy");
-      return [
-        wasm["failOpen"] === true
-          ? bad(
-              "failOpen: after one trap, or while the module cannot be fetched, requests pass unrecorded. Set false.",
-            )
-          : good(""),
-        judgeSettings(plugin, options.modules),
-        digest(String(from["url"] ?? ""), from["sha256"], options),
-        listAt(spec, "targetRefs").length + listAt(spec, "targetSelectors").length === 0 &&
-        !isObject(spec["targetRef"])
-          ? bad("it targets nothing: targetRefs is empty.")
-          : good(""),
-        clusters.has(name) || name.startsWith("httproute/")
-          ? good("")
-          : hasProxy
-            ? bad(
-                `no EnvoyProxy in these files adds the cluster "${name}" to the bootstrap: nothing can be sent.`,
-              )
-            : warning(
-                `the cluster "${name}" must be in the bootstrap of an EnvoyProxy, and none is in these files.`,
-              ),
-      ];
-    });
-}
-
 /** Istio says nothing of a provider that does not exist. */
 function telemetry(resource: Resource, all: readonly Resource[]): Outcome[] {
   const known = new Set(["prometheus", "stackdriver", "envoy", "otel"]);
@@ -372,12 +259,4 @@ function twice(resources: readonly Resource[], root: string): Outcome | null {
 
 function isOurs(resource: Resource): boolean {
   return /meshseal/i.test(JSON.stringify(resource));
-}
-
-function nameSpaceOf(resource: Resource): string {
-  return String(objectAt(resource, "metadata")?.["namespace"] ?? "");
-}
-
-function nameOf(resource: Resource): string {
-  return `${nameSpaceOf(resource)}/${String(objectAt(resource, "metadata")?.["name"] ?? "")}`;
 }

@@ -52,7 +52,9 @@ function isOurs({ name, settings, file }: Plugin): boolean {
 
 function readPlugin(config: Record<string, unknown>): Plugin {
   const vm = objectAt(config, "vm_config");
-  const restriction = objectAt(config, "capability_restriction_config");
+  // Envoy 1.40 moved it from the plugin to its VM (source/extensions/common/wasm/plugin.cc); where both are, the VM's counts.
+  const key = "capability_restriction_config";
+  const restriction = objectAt(vm, key) ?? objectAt(config, key);
   const allowed = restriction?.["allowed_capabilities"];
   const code = objectAt(objectAt(vm, "code"), "local");
   return {

@@ -21,13 +21,13 @@ export async function receipts(
   cluster: string,
   watchMs: number = WATCH_MS,
 ): Promise<Outcome> {
-  const first = await admin.statsNow();
+  const first = await read(admin, cluster);
   if (own(first, "entries") === 0) return unknown("no entry was made yet.");
   const until = Date.now() + watchMs;
   let last = first;
   while (waiting(last) > 0 && receipted(last) === receipted(first) && Date.now() < until) {
     await sleep(PAUSE_MS);
-    last = await admin.statsNow();
+    last = await read(admin, cluster);
   }
   if (waiting(last) > 0 && receipted(last) === receipted(first)) {
     return bad(whyNot(cluster, first, last));
@@ -47,9 +47,22 @@ export async function receipts(
   return good(`${receipted(last)} of ${own(last, "entries")} entries are receipted.`);
 }
 
+/** Envoy writes ":" as "_" in names; Istio ends a cluster's with ";". */
+const stemOf = (cluster: string): string => `cluster.${cluster.replaceAll(":", "_")}`;
+
+/** Envoy's counters; of a cluster that keeps none, as in Istio's proxies, those of its hosts under the same names. */
+async function read(admin: Admin, cluster: string): Promise<Stats> {
+  const stats = await admin.statsNow();
+  const stem = stemOf(cluster);
+  if ([stem, `${stem};`].some((name) => stats.has(`${name}.upstream_rq_total`))) return stats;
+  const hosts = (await admin.clustersNow()).get(cluster);
+  for (const name of ["cx_connect_fail", "rq_timeout", "rq_total"])
+    stats.set(`${stem}.upstream_${name}`, hosts?.get(name) ?? 0);
+  return stats;
+}
+
 function whyNot(cluster: string, first: Stats, last: Stats): string {
-  // Envoy writes ":" as "_" in names; Istio ends a cluster's with ";".
-  const stem = `cluster.${cluster.replaceAll(":", "_")}`;
+  const stem = stemOf(cluster);
   const of = (stats: Stats, stat: string): number =>
     stats.get(`${stem}.${stat}`) ?? stats.get(`${stem};.${stat}`) ?? 0;
   const rose = (...names: string[]): boolean =>
@@ -84,7 +97,7 @@ function whyNot(cluster: string, first: Stats, last: Stats): string {
     return `${entries}: the exporter does not answer in time. Is its disk slow, or the machine overloaded?`;
   }
   if (rose("upstream_rq_total", "upstream_rq_completed")) {
-    return `${entries}: what answers at "${cluster}" gives no receipts. Is it a Meshseal exporter?`;
+    return `${entries}: what answers at "${cluster}" gives no receipts. Is it a Meshseal exporter? If it is, may this proxy write there (--access, istio.principals of the chart)?`;
   }
   return `${entries}, and no batch was sent. Does the filter's "cluster" setting name a cluster that Envoy has, and is proxy_http_call allowed?`;
 }

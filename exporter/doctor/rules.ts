@@ -11,6 +11,13 @@ export const unknown = (message: string): Outcome => ({ status: "unknown", messa
 /** The plain build and the enforcing one. */
 export type Modules = readonly [Module, Module];
 
+/** What an image of the filter may be. */
+export type Images = {
+  readonly modules: Modules;
+  /** Digests of these modules' manifests in all forms that push makes, without "sha256:". */
+  readonly manifestDigests: readonly string[];
+};
+
 /** What the filter takes where its settings name no cluster: filter/config.ts. */
 const DEFAULT_CLUSTER = "meshseal";
 
@@ -79,4 +86,37 @@ export function judgeSettings(plugin: Plugin, modules: Modules): Outcome {
     );
   }
   return good(`module ${module.sha256.slice(0, 16)}… is named in the log.`);
+}
+
+/** The address of a module in a manifest, and the digest that it must have. */
+export function judgeDigest(
+  url: string,
+  sha256: unknown,
+  { modules, manifestDigests }: Images,
+): Outcome {
+  if (url === "") return bad("url is missing.");
+  if (sha256 === undefined || sha256 === "") {
+    return url.startsWith("http:") || url.startsWith("https:")
+      ? bad("sha256 is missing: Envoy refuses a module from an http address without it.")
+      : bad(
+          "sha256 is missing: whoever can move the tag can put another module into every proxy. meshseal init writes it.",
+        );
+  }
+  const isModule = modules.some((module) => module.sha256 === sha256);
+  if (/^(https?|file):/.test(url)) {
+    if (isModule) return good("");
+    if (manifestDigests.includes(String(sha256)))
+      return bad(
+        `sha256 is an image's, and ${url.slice(0, 100)} is a file: it must be the module's, ${modules[0].sha256}.`,
+      );
+  } else {
+    if (manifestDigests.includes(String(sha256))) return good("");
+    if (isModule)
+      return bad(
+        "sha256 is the module's; for an image it must be that of the image's manifest, as meshseal push prints it: the module would not be fetched.",
+      );
+  }
+  return warning(
+    `sha256 is not that of this version's filter: right for another version or a build of your own; otherwise write the manifest anew with meshseal init.`,
+  );
 }
