@@ -1,12 +1,12 @@
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type ApiServer, type Said, startApiServer } from "../support/api-server.ts";
 import { scratchDir } from "../support/control-plane.ts";
+import { writeCrds } from "../support/crds.ts";
 import { type GoTool, goTool } from "../support/go-tools.ts";
 
-const ENVOY_GATEWAY = "github.com/envoyproxy/gateway@v1.6.0";
 const CHART = "deploy/helm/meshseal";
 const NAMESPACES = ["meshseal-system", "shop", "bank", "istio-system", "istio-ingress"];
 const DRY_RUN = ["apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f"];
@@ -23,17 +23,9 @@ function run(tool: GoTool, ...args: string[]): Said & { readonly stdout: string 
 beforeAll(async () => {
   mkdirSync(scratch.dir, { recursive: true });
   api = await startApiServer(scratch.dir);
-  const istio = join(scratch.dir, "istio-crds.yaml");
-  const { out } = run("meshseal-istio", "crds");
-  writeFileSync(istio, out.slice(out.indexOf("# DO NOT EDIT")));
-  const download = spawnSync("go", ["mod", "download", "-json", ENVOY_GATEWAY], {
-    encoding: "utf8",
-  });
-  const gateway = (JSON.parse(download.stdout) as { Dir: string }).Dir;
-  for (const crds of [istio, join(gateway, "charts/gateway-helm/crds/generated")]) {
-    const applied = api.kubectl(["apply", "--server-side", "-f", crds]);
-    expect(applied.status, applied.out).toBe(0);
-  }
+  const crds = writeCrds(join(scratch.dir, "crds"));
+  const applied = api.kubectl(["apply", "--server-side", "-f", crds]);
+  expect(applied.status, applied.out).toBe(0);
   const served = api.kubectl([
     ...["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"],
   ]);
@@ -51,6 +43,7 @@ test.each([
   [["senders=anonymous", "replicas=3"]],
   [["senders=certificates", "tls.secretName=meshseal-tls"]],
   [["podDisruptionBudget.enabled=false", "networkPolicy.enabled=false"]],
+  [["serviceMonitor.enabled=true", "replicas=2"]],
 ])("helm install --dry-run=server with %j", (settings) => {
   const set = settings.flatMap((setting) => ["--set", setting]);
   const namespace = ["--namespace", "meshseal-system", "--dry-run=server"];
@@ -88,6 +81,7 @@ test.each([
   ["an unknown field", "  phase: AUTHN", "  phases: AUTHN", "field not declared"],
   ["an unknown mode", "mode: SERVER", "mode: SERVERS", "Unsupported value"],
   ["a bad digest", /sha256: "0{64}"/, "sha256: 0g", "should match"],
+  ["an ftp address", "url: oci:", "url: ftp:", "url must have schema"],
   ["Lua beside Wasm", "  wasm:\n", '  lua: { inlineCode: "x" }\n  wasm:\n', "is invalid"],
 ])("and %s is refused", (_what, from, to, words) => {
   const text = readFileSync("deploy/istio/mesh-wide.yaml", "utf8");

@@ -6,18 +6,9 @@ import { expect, onTestFinished, test } from "vitest";
 import { parseAllDocuments } from "yaml";
 import { startRegistry } from "../support/control-plane.ts";
 import { goTool } from "../support/go-tools.ts";
+import { commandsUnder } from "../support/readme.ts";
 
 const ROOT = new URL("../../", import.meta.url).pathname;
-
-/** The indented lines below a heading of the README. */
-function commandsUnder(heading: string): string[] {
-  const section =
-    readFileSync("README.md", "utf8").split(`\n## ${heading}\n`)[1]?.split("\n## ")[0] ?? "";
-  return section
-    .split("\n")
-    .filter((line) => line.startsWith("    "))
-    .map((line) => line.trim().replace(/ {2,}#.*$/, ""));
-}
 
 function run(
   command: string,

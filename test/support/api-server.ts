@@ -23,7 +23,7 @@ export async function startApiServer(dir: string): Promise<ApiServer> {
   writeFileSync(inDir("sa.key"), privateKey.export({ type: "pkcs1", format: "pem" }));
   writeFileSync(inDir("tokens.csv"), 'token,admin,1,"system:masters"\n', { mode: 0o600 });
   const etcdUrl = `http://127.0.0.1:${client}`;
-  const etcd = run("etcd", [
+  const etcd = run(goTool("etcd"), [
     ...["--data-dir", inDir("etcd"), "--unsafe-no-fsync", "--log-level", "error"],
     ...["--listen-client-urls", etcdUrl, "--advertise-client-urls", etcdUrl],
     ...["--listen-peer-urls", `http://127.0.0.1:${peer}`],
@@ -59,7 +59,7 @@ export async function startApiServer(dir: string): Promise<ApiServer> {
   writeFileSync(kubeconfig, JSON.stringify(config), { mode: 0o600 });
   const kubectl: ApiServer["kubectl"] = (args, input) => {
     const env = { ...process.env, KUBECONFIG: kubeconfig };
-    const { status, stdout, stderr } = spawnSync("kubectl", args, {
+    const { status, stdout, stderr } = spawnSync(goTool("kubectl"), args, {
       env,
       input,
       encoding: "utf8",

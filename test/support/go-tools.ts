@@ -1,6 +1,6 @@
 /**
  * Programs for tests that exist as Go modules: each is built once, with its versions pinned, and kept in the user's cache
- * folder, meshseal/tools/. Run as a program it builds those that it is given: `npx tsx test/support/go-tools.ts helm`.
+ * folder, meshseal/tools/. Run as a program it builds those that it is given, and fetches modules: `npx tsx test/support/go-tools.ts helm`.
  */
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -13,7 +13,7 @@ import {
   renameSync,
   rmSync,
 } from "node:fs";
-import { homedir } from "node:os";
+import { homedir, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 
 type Tool = {
@@ -27,29 +27,53 @@ type Tool = {
 
 export type GoTool =
   | "meshseal-istio"
+  | "istioctl"
+  | "istiod"
+  | "istio-agent"
   | "helm"
   | "kustomize"
   | "litewitness"
+  | "etcd"
   | "kube-apiserver"
+  | "kubectl"
+  | "kubectl-validate"
   | "rekor"
   | "torchwood-client";
+
+const KUBERNETES = ["Version=v1.37.2", "Major=1", "Minor=37"]
+  .map((value) => `-X k8s.io/component-base/version.git${value}`)
+  .join(" ");
+/** The module has no version of its own: its dependencies are those of 1.31. */
+const ISTIO = "-X istio.io/istio/pkg/version.buildVersion=1.31-dev";
 
 const TOOLS: Readonly<Record<GoTool, Tool>> = {
   "meshseal-istio": { module: "istio", package: "." },
   helm: { package: "helm.sh/helm/v3/cmd/helm@v3.22.0" },
-  // `go install` does not take it, since its go.mod replaces packages by folders of its own repository.
-  "kube-apiserver": {
-    module: "kubernetes",
-    package: "k8s.io/kubernetes/cmd/kube-apiserver",
-    ldflags: ["Version=v1.37.2", "Major=1", "Minor=37"]
-      .map((value) => `-X k8s.io/component-base/version.git${value}`)
-      .join(" "),
-  },
+  istioctl: istio("istioctl/cmd/istioctl"),
+  istiod: istio("pilot/cmd/pilot-discovery"),
+  "istio-agent": istio("pilot/cmd/pilot-agent"),
+  // `go install` does not take these three, since their go.mod replaces packages by folders of their own repository.
+  etcd: { module: "kubernetes", package: "go.etcd.io/etcd/server/v3" },
+  "kube-apiserver": kubernetes("kube-apiserver"),
+  kubectl: kubernetes("kubectl"),
+  "kubectl-validate": { package: "sigs.k8s.io/kubectl-validate@v0.0.4" },
   kustomize: { package: "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1" },
   litewitness: { package: "filippo.io/torchwood/cmd/litewitness@v0.9.0" },
   "torchwood-client": { module: "torchwood", package: "." },
   rekor: { package: "github.com/sigstore/rekor-tiles/v2/cmd/rekor-server/posix@v2.3.0" },
 };
+
+function istio(path: string): Tool {
+  return { module: "istio", package: `istio.io/istio/${path}`, ldflags: ISTIO };
+}
+
+function kubernetes(command: string): Tool {
+  return {
+    module: "kubernetes",
+    package: `k8s.io/kubernetes/cmd/${command}`,
+    ldflags: KUBERNETES,
+  };
+}
 
 /** Returns the path of the program, and builds it first where it is not there yet: some minutes for the large ones. */
 export function goTool(name: GoTool): string {
@@ -88,6 +112,17 @@ export function goTool(name: GoTool): string {
   }
 }
 
+/** Where Go keeps the files of a module, as `module`/go.mod has it, or in the version that is given with `@`. */
+export function moduleDir(path: string, module?: string): string {
+  const args = path.includes("@")
+    ? ["mod", "download", "-json", path]
+    : ["list", "-m", "-json", path];
+  const cwd = module === undefined ? tmpdir() : join(import.meta.dirname, module);
+  const { status, stdout, stderr } = spawnSync("go", args, { cwd, encoding: "utf8" });
+  if (status !== 0) throw new Error(`go ${args.join(" ")}: ${stderr}${stdout}`);
+  return (JSON.parse(stdout) as { Dir: string }).Dir;
+}
+
 function fingerprint(tool: Tool, source: string | null): string {
   const hash = createHash("sha256").update(JSON.stringify(tool));
   // The module's own program is built from all its files; a foreign one only follows the versions.
@@ -106,5 +141,6 @@ export function cacheFolder(): string {
 }
 
 if (process.argv[1] === import.meta.filename) {
-  for (const name of process.argv.slice(2)) console.log(goTool(name as GoTool));
+  for (const name of process.argv.slice(2))
+    console.log(name.includes("@") ? moduleDir(name) : goTool(name as GoTool));
 }

@@ -68,11 +68,27 @@ export async function runEnvoy(
       admin = found;
     } catch {}
   }
+  return runningEnvoy(
+    admin,
+    () => lines.join(""),
+    async () => {
+      child.kill("SIGTERM");
+      await ended;
+    },
+  );
+}
+
+/** An Envoy at this admin address, whoever started it. */
+export function runningEnvoy(
+  admin: string,
+  log: () => string,
+  stop: () => Promise<void>,
+): RunningEnvoy {
   const page = async (path: string): Promise<string> =>
     (await request(`${admin}${path}`)).body.text();
   return {
     admin,
-    log: () => lines.join(""),
+    log,
     page,
     stats: async (pattern) => {
       const text = await page(`/stats?filter=${encodeURIComponent(pattern)}`);
@@ -92,10 +108,7 @@ export async function runEnvoy(
         .split("\n")
         .filter(Boolean)
         .map((line) => line.slice(line.indexOf("::") + 2)),
-    stop: async () => {
-      child.kill("SIGTERM");
-      await ended;
-    },
+    stop,
   };
 }
 

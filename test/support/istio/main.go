@@ -4,7 +4,6 @@
 //	meshseal-istio xds --config FILE --kube FILE --mesh FILE --modules DIR   prints "xds on ADDRESS"; reads --config again when it changes
 //	meshseal-istio crds                                                       prints what istioctl manifest generate does, the CRDs only
 //	meshseal-istio pull --modules DIR --sha256 HEX URL                        fetches as the agent does, prints the file's path
-//	meshseal-istio validate --crds FILE FILE...                                what an API server would refuse
 //	meshseal-istio registry                                                   an OCI registry in memory; prints "registry on ADDRESS"
 package main
 
@@ -42,7 +41,7 @@ const pollEvery = 100 * time.Millisecond
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("one of xds, crds, pull, validate, registry is needed")
+		log.Fatal("one of xds, crds, pull, registry is needed")
 	}
 	// stdout is for what callers read.
 	options := istiolog.DefaultOptions()
@@ -50,7 +49,7 @@ func main() {
 	if err := istiolog.Configure(options); err != nil {
 		log.Fatal(err)
 	}
-	run, ok := map[string]func([]string) error{"xds": serveXds, "crds": printCrds, "pull": pull, "validate": validate, "registry": serveRegistry}[os.Args[1]]
+	run, ok := map[string]func([]string) error{"xds": serveXds, "crds": printCrds, "pull": pull, "registry": serveRegistry}[os.Args[1]]
 	if !ok {
 		log.Fatalf("%s: no such command", os.Args[1])
 	}
