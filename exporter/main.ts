@@ -38,6 +38,10 @@ import { addScrubGauges, createMetrics } from "./metrics.ts";
 import { type LogPlace, openPlace } from "./place.ts";
 import { createReadiness } from "./readiness.ts";
 import { recover } from "./recovery.ts";
+import { findMinimum, restoreChains } from "./retention/begin.ts";
+import { Keeper } from "./retention/keeper.ts";
+import { retentionRoutes } from "./retention/routes.ts";
+import { bucketShelf, fileShelf } from "./retention/shelf.ts";
 import { Standing } from "./standing.ts";
 import { makeDir } from "./store/file.ts";
 import { keepLease } from "./take-over.ts";
@@ -109,7 +113,13 @@ async function run(
   const started = Date.now();
   let isStopping = false;
   const proving = place.remote && provesImmutable(place.remote.store, place.remote.store.home);
-  await recover(log, chains);
+  const shelf =
+    place.remote === null
+      ? fileShelf(data)
+      : bucketShelf(place.remote.bucket, place.remote.store.home, place.remote.store.lockMs);
+  const minimum = await findMinimum(shelf);
+  await restoreChains(shelf, minimum, chains);
+  await recover(log, chains, minimum);
   logger.info(
     { origin: signer.name, entries: log.size, chains: chains.count, ms: Date.now() - started },
     "log recovered",
@@ -167,6 +177,15 @@ async function run(
           registry: metrics.registry,
           logger,
         });
+  const keeper = new Keeper({
+    origin: signer.name,
+    shelf,
+    minimum,
+    log,
+    read: store.get,
+    write: (kind, fields) => own.write(kind, fields),
+    logger,
+  });
   // A bucket's files are another's to keep; what stands in a directory is re-read.
   const audit =
     place.remote !== null
@@ -175,6 +194,7 @@ async function run(
           dir: join(data, "log"),
           verifiers,
           checkpoint: () => log.checkpoint,
+          minimum: () => keeper.minimum,
           logger,
           write: (facts) => own.write(KIND_VERIFY_RESULT, facts),
         });
@@ -203,6 +223,7 @@ async function run(
     policies: openPolicies(data, (kind, fields) => own.write(kind, fields)),
     onRefused: (cause) => refusals.count(cause),
     extend: (app) => {
+      retentionRoutes(app, keeper, shelf);
       // Proofs that are there are served also where none are asked for any more.
       if (anchoring !== null) anchoring.routes(app);
       else if (existsSync(join(data, "anchors"))) proofRoutes(app, join(data, "anchors"));
@@ -240,6 +261,7 @@ async function run(
   const listening = { address, healthAddress, data, origin: signer.name, vkey: signer.vkey };
   logger.info(listening, "listening");
   isStarted();
+  keeper.start();
   if (notImmutable !== null && notImmutable.length > 0) {
     logger.error({ because: notImmutable }, "this log is not immutable: run meshseal doctor");
   }
@@ -285,10 +307,12 @@ async function run(
     process.exit(75);
   }, GIVE_UP_MS);
   giveUp.unref();
+  const keeping = keeper.stop();
   await http.close();
   await health?.close();
   await anchoring?.stop();
   await audit?.stop();
+  await keeping;
   await refusals.write(own);
   await anchoring?.beat(own);
   await own.close();

@@ -5,11 +5,11 @@ import { MeshsealError } from "./errors.ts";
 import type { Chains } from "./intake/chains.ts";
 import type { Sequencer } from "./log/sequencer.ts";
 
-/** Recovers log and chains. Throws a MeshsealError that says what is wrong with the log. */
-export async function recover(log: Sequencer, chains: Chains): Promise<void> {
+/** Recovers log and chains; entries below `minimum` were pruned. Throws a MeshsealError that says what is wrong with the log. */
+export async function recover(log: Sequencer, chains: Chains, minimum = 0): Promise<void> {
   const scanner = new Scanner();
   try {
-    await log.recover(chains.size, (entry, leaf, index) => {
+    await log.recover(Math.max(chains.size, minimum), (entry, leaf, index) => {
       scanner.scan(entry, 0, entry.length);
       const id = entry.toString("hex", scanner.chainAt, scanner.chainAt + CHAIN_BYTES);
       chains.extend(id, scanner.seq, index, 1, leaf);

@@ -197,6 +197,18 @@ export const F_VERIFY_FINDING: u32 = 174;
 // `peers`: a chain that another log began goes on here.
 export const F_TAKEN_UP: u32 = 175;
 
+// `retention`: entries below an index may be pruned from here on. What stands for them has this digest (FORMAT.md section 6).
+export const F_RETENTION_INDEX: u32 = 180;
+export const F_RETENTION_DIGEST: u32 = 181;
+export const F_RETENTION_BEFORE: u32 = 182;
+
+// `hold`: entries that may not be pruned, by name; or such a hold's end.
+export const F_HOLD_NAME: u32 = 183;
+export const F_HOLD_ACTION: u32 = 184;
+export const F_HOLD_FROM: u32 = 185;
+export const F_HOLD_TO: u32 = 186;
+export const F_HOLD_REASON: u32 = 187;
+
 // `anchors`: when an outsider first saw how much of the log, one after the other in each field.
 export const F_OUTSIDE_FROM: u32 = 210;
 export const F_OUTSIDE_SIZE: u32 = 211;
@@ -265,6 +277,10 @@ export const DELIVERY_ENFORCED: u32 = 3;
 // Values of F_RECOVERED_PROOF: what shows that the entries are the maker's.
 export const RECOVERED_LINKS: u32 = 0;
 export const RECOVERED_MAC: u32 = 1;
+
+// Values of F_HOLD_ACTION.
+export const HOLD_PLACED: u32 = 1;
+export const HOLD_LIFTED: u32 = 2;
 
 // Values of F_ABANDONED_CAUSE: the refusal that ended the chain before.
 export const ABANDONED_MALFORMED: u32 = 1;
@@ -362,6 +378,8 @@ const RECOVERED: u32 = 0x0800_0000;
 const ANCHORS: u32 = 0x0001_0000;
 const PEERS: u32 = 0x0002_0000;
 const VERIFY_RESULT: u32 = 0x0004_0000;
+const HOLD: u32 = 0x0040_0000;
+const RETENTION: u32 = 0x0080_0000;
 const KEY: u32 = 0x0100_0000;
 const REFUSED: u32 = 0x0400_0000;
 const SENDER: u32 = 0x1000_0000;
@@ -547,6 +565,14 @@ export function fieldTable(): Field[] {
       VERIFY_RESULT,
     ),
     bytes(F_TAKEN_UP, "taken_up", MAX_RECEIPT, PEERS),
+    uint(F_RETENTION_INDEX, "retention_index", RETENTION),
+    fixed(F_RETENTION_DIGEST, "retention_digest", DIGEST_BYTES, RETENTION),
+    uint(F_RETENTION_BEFORE, "retention_before", RETENTION),
+    bytes(F_HOLD_NAME, "hold_name", MAX_NAME, HOLD),
+    uint(F_HOLD_ACTION, "hold_action", HOLD),
+    uint(F_HOLD_FROM, "hold_from", HOLD),
+    uint(F_HOLD_TO, "hold_to", HOLD),
+    bytes(F_HOLD_REASON, "hold_reason", MAX_NAME, HOLD),
     new Field(F_KEY, "key", TYPE_BYTES, 0, MAX_NAME, MAX_KEYS, KEY),
     bytes(F_KEY_STATEMENT, "key_statement", MAX_RECEIPT, KEY),
     fixed(F_SENDER_CHAIN, "sender_chain", CHAIN_BYTES, SENDER),

@@ -15,6 +15,7 @@ import {
   s3CodeOf,
   statusOf,
 } from "../store/s3.ts";
+import { parseNames, type RetentionTexts, retentionName } from "./retention-texts.ts";
 import { Unreachable } from "./unreachable.ts";
 
 /** What was seen of a file's lock. */
@@ -38,6 +39,7 @@ export type BucketSource = {
   readonly read: (path: string, limit: number) => Promise<Buffer | null>;
   readonly readAll: (path: string, limit: number) => Promise<Buffer[]>;
   readonly list: () => AsyncGenerator<{ path: string; isFile: boolean }>;
+  readonly retention: RetentionTexts;
   readonly bucket: BucketView;
 };
 
@@ -157,6 +159,17 @@ function viewOf(
           continue;
         yield { path: path.slice("log/".length), isFile: true };
       }
+    },
+    retention: {
+      list: async () => {
+        const paths = [...versions.keys()].filter((path) => path.startsWith("retention/"));
+        return parseNames(paths.map((path) => path.slice("retention/".length)));
+      },
+      read: async (index, limit) => {
+        const path = `retention/${retentionName(index)}`;
+        const version = versionThatCounts(path, versions.get(path) ?? []);
+        return version === undefined ? null : await readVersion(path, version.version, limit);
+      },
     },
     bucket: { versions, readVersion, locks },
   };

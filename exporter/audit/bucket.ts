@@ -39,7 +39,7 @@ function lockedSize(
 ): number {
   const now = Date.now();
   const isLocked = (path: string): boolean => (locks.get(path)?.now?.getTime() ?? 0) > now;
-  let bundles = 0;
+  let bundles = tiles.first / TILE_WIDTH;
   const full = Math.floor(tiles.size / TILE_WIDTH);
   while (bundles < full && isLocked(`log/${tilePath(tiles.tileAt("entries", bundles))}`)) bundles++;
   const limit = bundles === full ? tiles.size : bundles * TILE_WIDTH;
@@ -50,6 +50,7 @@ function lockedSize(
 /** Whether a path below a log's home is written once and never removed. */
 function isWrittenOnce(path: string): boolean {
   if (path.startsWith("checkpoints/") || path.startsWith("anchors/")) return true;
+  if (/^retention\/[0-9]{20}$/.test(path)) return true;
   return path.startsWith("log/") && parseTilePath(path.slice(4))?.width === TILE_WIDTH;
 }
 

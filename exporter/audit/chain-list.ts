@@ -62,6 +62,8 @@ export type ChainItem = {
   readonly missing: number;
   /** Origin of the log where it began, "" if here. */
   readonly from: string;
+  /** Its entries below this seq were pruned. */
+  readonly pruned?: number;
   readonly abandoned?: { readonly by: string; readonly cause: string; readonly lost: number };
   readonly evidence: readonly Evidence[];
 };
@@ -96,7 +98,13 @@ export class ChainList {
   readonly #evidence = new Map<string, Evidence[]>();
   /** Seq and head in the newest seal of each chain. */
   readonly #seals = new Map<string, Pick<Seal, "seq" | "head">>();
+  readonly #pruned: ReadonlyMap<string, { readonly next: number }>;
   #newest = 0;
+
+  /** `pruned` are chains of which the log had entries before its first one. */
+  constructor(pruned: ReadonlyMap<string, { readonly next: number }> = new Map()) {
+    this.#pruned = pruned;
+  }
 
   /** Takes the next entry of the log. */
   visit(bytes: Uint8Array): void {
@@ -174,6 +182,7 @@ export class ChainList {
 
   #item(chain: string, { isClosed, bytes, ...seen }: Seen, silentAfter?: number): ChainItem {
     const abandoned = this.#abandoned.get(chain);
+    const pruned = this.#pruned.get(chain)?.next;
     const seal = this.#seals.get(chain);
     const isSealed = seal?.seq === seen.last && seal.head === hex(leafHash(bytes));
     const bound =
@@ -194,7 +203,8 @@ export class ChainList {
       chain,
       state,
       ...seen,
-      from: seen.first > 0 ? (this.#from.get(chain) ?? "unknown") : "",
+      from: seen.first > 0 && pruned === undefined ? (this.#from.get(chain) ?? "unknown") : "",
+      ...(pruned === undefined ? {} : { pruned }),
       ...(abandoned === undefined ? {} : { abandoned }),
       evidence: this.#evidence.get(chain) ?? [],
     };

@@ -22,11 +22,13 @@ import {
 import { equalBytes } from "../log/merkle.ts";
 import { parseNote } from "../log/note.ts";
 import { openReceipt, parseReceipt, type Receipt } from "../log/receipt.ts";
+import type { RetentionState } from "../log/retention.ts";
 import { TILE_WIDTH } from "../log/tile.ts";
 import { LearnedKeys } from "./learned-keys.ts";
 import { OwnWords } from "./own-words.ts";
 import { type LogTrust, logKeysAt } from "./policy.ts";
 import type { ProxyWalk } from "./proxies.ts";
+import { RetentionWords } from "./pruned.ts";
 import type { ChainReport, Finding, Findings } from "./report.ts";
 import type { Span } from "./span.ts";
 
@@ -39,6 +41,8 @@ type State = {
   time: number;
   prev: Uint8Array;
   from: string;
+  /** Entries of it that were pruned. */
+  pruned: number;
 };
 
 /** A tree that a receipt inside the log speaks of. */
@@ -72,6 +76,7 @@ export class ChainWalk {
   readonly #proxies: ProxyWalk;
   readonly kinds: Record<string, number> = {};
   readonly words: OwnWords = new OwnWords();
+  readonly retention: RetentionWords;
   readonly gaps: { count: number; entries: number } = { count: 0, entries: 0 };
   /** Trees to be recomputed, one a size. */
   readonly claims: Map<number, Claim> = new Map();
@@ -86,11 +91,33 @@ export class ChainWalk {
   foreignReceipts = 0;
 
   /** `logs` are the keys of the log named `origin`, and of others. */
-  constructor(findings: Findings, origin: string, logs: readonly LogTrust[], proxies: ProxyWalk) {
+  constructor(
+    findings: Findings,
+    origin: string,
+    logs: readonly LogTrust[],
+    proxies: ProxyWalk,
+    begin: RetentionState | null = null,
+  ) {
     this.#findings = findings;
+    this.retention = new RetentionWords(findings, begin);
     this.#proxies = proxies;
     this.#origin = origin;
     this.#logs = logs;
+    for (const statement of begin?.keys ?? []) this.#learned.add(statement);
+    for (const [chain, { next, head, closedAt, ...facts }] of begin?.chains ?? []) {
+      this.#states.set(chain, {
+        first: next,
+        next,
+        head,
+        entries: 0,
+        isClosed: closedAt >= 0,
+        time: 0,
+        prev: head,
+        from: "",
+        pruned: next,
+      });
+      proxies.begin(chain, next - 1, facts);
+    }
   }
 
   /** Takes the entry at `index`, whose digest is in the tree. */
@@ -134,6 +161,7 @@ export class ChainWalk {
         time,
         prev: state?.prev ?? prev,
         from: state?.from ?? "",
+        pruned: state?.pruned ?? 0,
       });
     }
     for (const [kind, count] of span.kinds) this.#count(kind, count);
@@ -185,6 +213,7 @@ export class ChainWalk {
       });
     }
     this.words.visit(entry);
+    this.retention.visit(entry, index);
     if (entry.kind === KIND_KEY) this.#learned.add(bytesOf(entry, F_KEY_STATEMENT) ?? bytes);
     if (entry.kind === KIND_HEARTBEAT) this.#readReceipt(entry, chain, index);
     if (entry.kind === KIND_PEERS) this.#readTakenUp(entry);
@@ -204,7 +233,7 @@ export class ChainWalk {
 
   chains(): ChainReport[] {
     return [...this.#states].map(
-      ([chain, { first, next, head, entries, isClosed, prev, from }]) => ({
+      ([chain, { first, next, head, entries, isClosed, prev, from, pruned }]) => ({
         chain,
         first,
         last: next - 1,
@@ -212,6 +241,7 @@ export class ChainWalk {
         entries,
         prev: Buffer.from(prev).toString("hex"),
         from,
+        ...(pruned > 0 ? { pruned } : {}),
         state: isClosed ? "closed" : "open",
       }),
     );
@@ -253,6 +283,7 @@ export class ChainWalk {
       time: entry.time,
       prev: state?.prev ?? Uint8Array.from(entry.prev),
       from: state?.from ?? from,
+      pruned: state?.pruned ?? 0,
     });
   }
 

@@ -4,6 +4,7 @@ import { MeshsealError } from "../errors.ts";
 import { parseCheckpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES, parseNote } from "../log/note.ts";
 import { TILE_WIDTH } from "../log/tile.ts";
+import { readPruned } from "./pruned.ts";
 import type { Source } from "./source.ts";
 import { Tiles } from "./tiles.ts";
 
@@ -19,12 +20,17 @@ export async function openTiles(source: Source): Promise<Tiles> {
   const note = parseNote((await source.read("checkpoint", MAX_NOTE_BYTES)) ?? Buffer.alloc(0));
   const checkpoint = note === null ? null : parseCheckpoint(note.text);
   if (checkpoint === null) throw new MeshsealError("the log has no checkpoint: is --log right?");
-  return new Tiles(source, checkpoint.size);
+  const pruned = await readPruned(source, checkpoint.size);
+  return new Tiles(source, checkpoint.size, pruned?.index);
 }
 
 /** Returns the bytes of a bundle's entries. Throws MeshsealError if it is damaged. */
 export async function readBundle(tiles: Tiles, tile: number): Promise<Uint8Array[]> {
   const entries = await tiles.entries(tile);
+  if (entries === null && tile * TILE_WIDTH < tiles.first)
+    throw new MeshsealError(
+      `entries ${tile * TILE_WIDTH} to ${(tile + 1) * TILE_WIDTH - 1} were pruned: the log has those from ${tiles.first} on (docs/retention.md).`,
+    );
   if (entries === null)
     throw new MeshsealError(`bundle ${tile} of the log is damaged: run verify.`);
   return entries;
@@ -32,7 +38,7 @@ export async function readBundle(tiles: Tiles, tile: number): Promise<Uint8Array
 
 /** Yields every entry in the order of the log; a malformed one as null. */
 export async function* eachEntry(tiles: Tiles): AsyncGenerator<Placed> {
-  for (let tile = 0; tile * TILE_WIDTH < tiles.size; tile++) {
+  for (let tile = tiles.first / TILE_WIDTH; tile * TILE_WIDTH < tiles.size; tile++) {
     for (const [i, bytes] of (await readBundle(tiles, tile)).entries()) {
       yield { index: tile * TILE_WIDTH + i, bytes, entry: decodeEntry(bytes) };
     }
@@ -49,7 +55,8 @@ export async function findIndex(tiles: Tiles, which: string): Promise<number> {
     if (entry?.seq === Number(seq) && Buffer.from(entry.chain).toString("hex") === chain)
       return index;
   }
-  throw new MeshsealError(`the log holds no entry ${which}.`);
+  const pruned = tiles.first === 0 ? "" : `, or it was pruned: those below ${tiles.first} were`;
+  throw new MeshsealError(`the log holds no entry ${which}${pruned}.`);
 }
 
 /** Returns the entry at `index`. Throws MeshsealError if it is not there or malformed. */

@@ -1,4 +1,5 @@
 /** The files of a log's directory (C2SP tlog-tiles) that the tree does not need: each must be one that it once had, or will have. */
+import { hashBundle } from "../log/hasher.ts";
 import { HASH_BYTES } from "../log/merkle.ts";
 import { parseBundle, parseTilePath, TILE_WIDTH, type Tile, tilePath } from "../log/tile.ts";
 import type { Findings } from "./report.ts";
@@ -14,6 +15,7 @@ export async function checkFiles(
   notes: string[],
 ): Promise<void> {
   let beyond = 0;
+  let left = 0;
   for await (const { path, isFile } of files) {
     if (isFile && path === "checkpoint") continue;
     const tile = isFile ? parseTilePath(path) : null;
@@ -35,6 +37,13 @@ export async function checkFiles(
           message: `${path} does not belong to this tree`,
         });
       }
+    } else if (tile.level === "entries" && (tile.index + 1) * TILE_WIDTH <= tiles.first) {
+      // What could not be removed yet is still what it was.
+      if (await fitsTree(source, tiles, tile)) left++;
+      else {
+        const message = `${path} was pruned, is still there, and is not what the tree has`;
+        findings.add({ severity: "tampered", cause: "entry", file: path, message });
+      }
     } else if (tile.width < now.width && !(await isPrefix(source, tile, now))) {
       findings.add({
         severity: "tampered",
@@ -44,6 +53,8 @@ export async function checkFiles(
       });
     }
   }
+  if (left > 0)
+    notes.push(`${left} bundles below the minimum index are still there, and are what they were.`);
   if (beyond > 0)
     notes.push(
       `${beyond} files reach beyond the checkpoint: a crash leaves such, a clean stop does not.`,
@@ -62,6 +73,17 @@ async function isBeyond(source: Source, tile: Tile, now: Tile): Promise<boolean>
   if (bytes === null) return false;
   if (!isBundle) return bytes.length === tile.width * HASH_BYTES;
   return parseBundle(bytes, tile.width) !== null;
+}
+
+/** Whether a bundle, also a partial one, holds the entries whose hashes are in the tree. */
+async function fitsTree(source: Source, tiles: Tiles, tile: Tile): Promise<boolean> {
+  const { index, width } = tile;
+  const [bundle, hashes] = await Promise.all([
+    source.read(tilePath(tile), MAX_BUNDLE_BYTES),
+    tiles.hashes(0, index),
+  ]);
+  if (bundle === null || hashes === null || parseBundle(bundle, width) === null) return false;
+  return hashBundle(bundle, width).equals(hashes.subarray(0, width * HASH_BYTES));
 }
 
 async function isPrefix(source: Source, small: Tile, large: Tile): Promise<boolean> {

@@ -49,6 +49,27 @@ export class ProxyWalk {
     this.#proxies = proxies;
   }
 
+  /** Takes up a chain whose entries up to `seq` were pruned: who it is of follows from `sender` and its `open`. */
+  begin(
+    chain: string,
+    seq: number,
+    facts: { readonly sender: Buffer; readonly workload: Buffer; readonly signKey: Buffer },
+  ): void {
+    const [sender, workload, keyId] = [facts.sender, facts.workload, facts.signKey].map((bytes) =>
+      bytes.toString("latin1"),
+    ) as [string, string, string];
+    this.#list(
+      chain,
+      (proxy) =>
+        isNamed(proxy.spiffe, sender) ||
+        isNamed(proxy.workload, workload) ||
+        isNamed(proxy.keyId, keyId),
+    );
+    const state = this.#chains.get(chain);
+    // What was signed before is pruned with what it was over.
+    if (state !== undefined) state.covered = state.last = seq;
+  }
+
   /** Takes one entry, in the order of its chain. */
   visit(entry: Entry, chain: string, index: number): void {
     if (entry.kind === KIND_RECOVERED) this.#recovered += uintOf(entry, F_RECOVERED_COUNT) ?? 0;
@@ -85,7 +106,7 @@ export class ProxyWalk {
     let behind = 0;
     for (const [chain, { keys, signatures, covered, last }] of this.#chains) {
       if (keys.size === 0) continue;
-      if (signatures === 0) {
+      if (signatures === 0 && last > covered) {
         const message = `chain ${chain} is of a proxy that the policy lists, and nothing in it is signed`;
         this.#findings.add({ severity: "cannot-say", cause: "unsigned", chain, message });
       } else behind += Math.max(0, last - covered - 1);

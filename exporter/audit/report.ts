@@ -27,6 +27,8 @@ export type ChainReport = {
   readonly prev: string;
   /** Origin of the log that held it before seq `first`, "" if it began here. */
   readonly from: string;
+  /** Its first entries up to this seq were pruned: `first` is the first that was left, and `entries` those that are there. */
+  readonly pruned?: number;
 };
 
 /** What one anchor proves, or why it proves nothing here. */
@@ -48,6 +50,8 @@ export type VerifyReport = {
   readonly verdict: Verdict;
   readonly origin: string;
   readonly treeSize: number;
+  /** Entries below it were pruned. */
+  readonly minimumIndex: number;
   /** Base64, or "" where there is no signed checkpoint. */
   readonly root: string;
   readonly signedBy: string;

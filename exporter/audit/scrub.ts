@@ -58,6 +58,8 @@ export type ScrubOptions = {
   readonly verifiers: readonly Verifier[];
   /** The newest published checkpoint as the process knows it. */
   readonly checkpoint: () => Checkpoint;
+  /** Bundles below it may have been pruned, and are not looked at. */
+  readonly minimum?: () => number;
   readonly onFinding: (finding: ScrubFinding) => void;
   /** A file that was wrong is right again. */
   readonly onGone: (file: string) => void;
@@ -125,6 +127,11 @@ export class Scrub {
     const finding = { file, cause, since: Date.now() };
     this.#findings.set(file, finding);
     this.#options.onFinding(finding);
+  }
+
+  #isPruned(tile: Tile): boolean {
+    const end = (tile.index + 1) * TILE_WIDTH;
+    return tile.level === "entries" && end <= (this.#options.minimum?.() ?? 0);
   }
 
   #clear(file: string): void {
@@ -208,6 +215,7 @@ export class Scrub {
 
   async #look(tiles: Tiles, tile: Tile): Promise<void> {
     const file = tilePath(tile);
+    if (this.#isPruned(tile)) return this.#clear(file);
     const found = await lstat(join(this.#options.dir, file), { bigint: true }).catch(() => null);
     if (found === null || !found.isFile()) {
       this.#note(file, "is missing");
@@ -251,6 +259,7 @@ export class Scrub {
   async #checkBundle(tiles: Tiles, index: number): Promise<number> {
     const tile = tiles.tileAt("entries", index);
     const [bundle, hashes] = await Promise.all([tiles.bundle(index), tiles.hashes(0, index)]);
+    if (this.#isPruned(tile)) return 0;
     if (bundle === null) {
       await this.#judge(tile, tiles.size, "is missing");
       return 0;
@@ -297,9 +306,10 @@ export class Scrub {
     const above = await tiles.hashes(level + 1, Math.floor(index / TILE_WIDTH));
     const at = (index % TILE_WIDTH) * HASH_BYTES;
     if (above === null) return hashes.length;
+    const isBare = level === 0 && this.#isPruned(tiles.tileAt("entries", index));
     if (above.compare(tileRoot(hashes), 0, HASH_BYTES, at, at + HASH_BYTES) === 0) {
       await this.#judge(tile, tiles.size, null);
-    } else if (level > 0 || !(await fitsBundle(tiles, index, hashes))) {
+    } else if (level > 0 || isBare || !(await fitsBundle(tiles, index, hashes))) {
       await this.#judge(tile, tiles.size, "does not give its hash in the tile above");
     } else {
       const higher = tiles.tileAt(1, Math.floor(index / TILE_WIDTH));

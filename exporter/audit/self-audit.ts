@@ -34,6 +34,8 @@ export type SelfAuditOptions = {
   readonly dir: string;
   readonly verifiers: readonly Verifier[];
   readonly checkpoint: () => Checkpoint;
+  /** Entries below it may have been pruned. */
+  readonly minimum: () => number;
   readonly logger: Pick<Logger, "error" | "warn">;
   /** Writes an entry of kind verify_result with these fields. */
   readonly write: (facts: readonly FieldValue[]) => Promise<void>;
@@ -41,7 +43,7 @@ export type SelfAuditOptions = {
 
 /** Starts it. */
 export async function startSelfAudit(options: SelfAuditOptions): Promise<SelfAudit> {
-  const { dir, verifiers, checkpoint, logger } = options;
+  const { dir, verifiers, checkpoint, minimum, logger } = options;
   const began = Date.now();
   let wroteAt = 0;
   let isChanged = false;
@@ -58,6 +60,7 @@ export async function startSelfAudit(options: SelfAuditOptions): Promise<SelfAud
     source: await openSource(dir),
     verifiers,
     checkpoint,
+    minimum,
     onFinding: ({ file, cause }) => {
       isChanged = true;
       logger.error({ file, cause }, "a file of the log is missing or wrong: run verify");

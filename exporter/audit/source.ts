@@ -1,10 +1,11 @@
 /** Where verify reads a log from: a directory or a URL. Everything read is attacker-controlled, so every size has a limit. */
 import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
 import { lstat, readdir } from "node:fs/promises";
-import { join, relative, sep } from "node:path";
+import { dirname, join, relative, resolve, sep } from "node:path";
 import { codeOf } from "../errors.ts";
 import type { S3Settings } from "../store/s3.ts";
 import type { BucketView } from "./bucket-source.ts";
+import { parseNames, type RetentionTexts, retentionName } from "./retention-texts.ts";
 import { Unreachable } from "./unreachable.ts";
 
 export type Source = {
@@ -19,10 +20,14 @@ export type Source = {
    * empty directory is none: it says nothing, and is what a kill between two removals of partial tiles leaves.
    */
   readonly list?: () => AsyncGenerator<{ path: string; isFile: boolean }>;
+  /** What stands for entries that were pruned (pruned.ts), by minimum index; absent where that cannot be known. */
+  readonly retention?: RetentionTexts;
   /** What a bucket keeps besides. */
   readonly bucket?: BucketView;
 };
 
+/** A list of names that an exporter sends. */
+const MAX_LIST_BYTES = 1 << 20;
 const TIMEOUT_MS = 15_000;
 
 /** Returns the source for `where`: an http(s) or s3 URL of a log's prefix, or a data directory, or its `log` directory. */
@@ -34,13 +39,14 @@ export async function openSource(
     return await (await import("./bucket-source.ts")).bucketSource(where, s3);
   }
   if (/^https?:\/\//.test(where)) {
-    return { ...urlSource(where.replace(/\/+$/, "")), where };
+    const url = where.replace(/\/+$/, "");
+    return { ...urlSource(url), ...retentionBeside(url), where };
   }
   const inside = await lstat(join(where, "log")).catch(() => null);
   const dir = inside?.isDirectory() ? join(where, "log") : where;
   const found = await lstat(dir).catch(() => null);
   if (!found?.isDirectory()) throw new Unreachable(`${where} is no directory`);
-  return { ...dirSource(dir), where };
+  return { ...dirSource(dir), retention: retentionIn(dirname(resolve(dir))), where };
 }
 
 function dirSource(dir: string): Source {
@@ -72,6 +78,30 @@ async function* walk(root: string, dir: string): AsyncGenerator<{ path: string; 
     if (entry.isDirectory()) yield* walk(root, path);
     else yield { path: relative(root, path).split(sep).join("/"), isFile: entry.isFile() };
   }
+}
+
+/** Texts beside the log in a data directory. */
+function retentionIn(data: string): RetentionTexts {
+  const { read } = dirSource(join(data, "retention"));
+  return {
+    list: async () => parseNames(await readdir(join(data, "retention")).catch(() => [])),
+    read: (index, limit) => read(retentionName(index), limit),
+  };
+}
+
+/** An exporter serves its log at /log, and these at /retention. */
+function retentionBeside(url: string): Pick<Source, "retention"> {
+  if (!url.endsWith("/log")) return {};
+  const { read } = urlSource(url.replace(/log$/, "retention"));
+  return {
+    retention: {
+      list: async () => {
+        const bytes = await read("", MAX_LIST_BYTES).catch(() => null);
+        return parseNames((bytes ?? "").toString().split("\n"));
+      },
+      read: (index, limit) => read(retentionName(index), limit),
+    },
+  };
 }
 
 function urlSource(base: string): Source {

@@ -6,8 +6,8 @@ import type { SpanAnswer, SpanTask } from "./spans.ts";
 import { Tiles } from "./tiles.ts";
 import { Unreachable } from "./unreachable.ts";
 
-const { where, size } = workerData as SpanTask;
-const tiles = new Tiles(await openSource(where), size);
+const { where, size, first } = workerData as SpanTask;
+const tiles = new Tiles(await openSource(where), size, first);
 
 async function read(index: number): Promise<SpanAnswer> {
   try {

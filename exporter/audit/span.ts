@@ -71,9 +71,14 @@ export async function readSpan(tiles: Tiles, index: number): Promise<Span | null
   let isLevelRight = !hasLevel || above !== null;
   for (let tile = firstTile; tile < lastTile; tile++) {
     const { width } = tiles.tileAt("entries", tile);
-    const [hashes, bundle] = await Promise.all([tiles.hashes(0, tile), tiles.bundle(tile)]);
-    if (hashes === null || bundle === null) return null;
-    if (!reader.take(bundle, hashes, width, tile * TILE_WIDTH)) return null;
+    const isPruned = tile * TILE_WIDTH < tiles.first;
+    const [hashes, bundle] = await Promise.all([
+      tiles.hashes(0, tile),
+      isPruned ? null : tiles.bundle(tile),
+    ]);
+    if (hashes === null) return null;
+    if (isPruned) reader.skip();
+    else if (bundle === null || !reader.take(bundle, hashes, width, tile * TILE_WIDTH)) return null;
     if (above !== null && width === TILE_WIDTH) {
       const at = (tile - firstTile) * DIGEST_BYTES;
       if (above.compare(tileRoot(hashes), 0, DIGEST_BYTES, at, at + DIGEST_BYTES) !== 0) {
@@ -155,6 +160,11 @@ class SpanReader {
     this.#newest.push(newest);
     this.#entries += width;
     return true;
+  }
+
+  /** Passes over a bundle that was pruned. */
+  skip(): void {
+    this.#newest.push(0);
   }
 
   sum(): Omit<Span, "isLevelRight"> {

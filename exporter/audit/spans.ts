@@ -13,7 +13,7 @@ const MIN_SPANS = 4;
 /** Spans that a thread may be ahead of the one that is wanted: bounds the memory. */
 const AHEAD = 2;
 
-export type SpanTask = { readonly where: string; readonly size: number };
+export type SpanTask = { readonly where: string; readonly size: number; readonly first: number };
 export type SpanAnswer =
   | { readonly index: number; readonly span: Span | null }
   | { readonly index: number; readonly unreachable: string };
@@ -33,7 +33,7 @@ export async function* readSpans(
     for (let index = 0; index < count; index++) yield await readSpan(tiles, index);
     return;
   }
-  const pool = new Pool({ where: source.where, size: tiles.size }, threads);
+  const pool = new Pool({ where: source.where, size: tiles.size, first: tiles.first }, threads);
   try {
     const asked: Promise<SpanAnswer>[] = [];
     for (let index = 0; index < count; index++) {

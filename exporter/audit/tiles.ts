@@ -21,11 +21,14 @@ const CACHED = 256;
 export class Tiles {
   readonly #source: Source;
   readonly size: number;
+  /** Entries below it were pruned: their bundles may be gone. */
+  readonly first: number;
   readonly #cache = new Map<string, Buffer>();
 
-  constructor(source: Source, size: number) {
+  constructor(source: Source, size: number, first = 0) {
     this.#source = source;
     this.size = size;
+    this.first = first;
   }
 
   /** Returns the tile that holds hash or entry `index * 256` of a level, as wide as the tree has it. */

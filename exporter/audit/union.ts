@@ -168,7 +168,9 @@ export async function joinChain(
     const { origin, first, last, prev, from } = part;
     const at = { severity: "tampered", chain, seq: first } as const;
     const end = before?.last ?? -1;
-    if (first > end + 1) {
+    if (first > end + 1 && part.pruned === first) {
+      notes.push(`Seq ${end + 1} to ${first - 1} of chain ${chain} were pruned from ${origin}.`);
+    } else if (first > end + 1) {
       const what = `seq ${end + 1} to ${first - 1} of chain ${chain}`;
       if (given.has(from)) {
         const message = `${what} are missing: ${from} gave a receipt for them and does not hold them`;

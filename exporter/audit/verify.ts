@@ -15,6 +15,7 @@ import { checkLeaves, type LeafOptions } from "./leaves.ts";
 import { logKeysAt, type Policy, policyOf } from "./policy.ts";
 import type { ProofSource } from "./proofs.ts";
 import { ProxyWalk } from "./proxies.ts";
+import { checkRetention, readPruned } from "./pruned.ts";
 import { type AnchorReport, Findings, type VerifyReport } from "./report.ts";
 import { checkSeals, type SealKeys } from "./seals.ts";
 import type { Source } from "./source.ts";
@@ -49,8 +50,9 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
   const note = await source.read("checkpoint", MAX_NOTE_BYTES);
   const origin = originOf(note, policy);
   const proxies = new ProxyWalk(findings, policy.proxies);
-  const walk = new ChainWalk(findings, origin, policy.logs, proxies);
   const checkpoint = note === null ? null : openTrusted(note, policy);
+  const pruned = checkpoint === null ? null : await readPruned(source, checkpoint.size);
+  const walk = new ChainWalk(findings, origin, policy.logs, proxies, pruned?.state ?? null);
   const anchors: AnchorReport[] = [];
   let lockedSize = 0;
   let delays: Delays | null = null;
@@ -71,11 +73,12 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     findings.add({ severity: "cannot-say", cause: "empty", message });
   }
   if (checkpoint !== null) {
-    const tiles = new Tiles(source, checkpoint.size);
+    const tiles = new Tiles(source, checkpoint.size, pruned?.index ?? 0);
     const wrong = await checkLeaves(source, tiles, walk, findings, options);
     walk.finish();
     await checkLevels(tiles, wrong, findings);
     await checkRoot(tiles, checkpoint, findings);
+    await checkRetention(tiles, pruned, walk.retention, origin, findings, notes);
     await checkClaims(tiles, walk, findings);
     await checkLastSeen(tiles, policy, origin, options.lastSeen, findings, notes);
     if (source.list !== undefined) await checkFiles(source, source.list(), tiles, findings, notes);
@@ -142,6 +145,7 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     verdict: findings.verdict,
     origin,
     treeSize: checkpoint?.size ?? 0,
+    minimumIndex: pruned?.index ?? 0,
     root: checkpoint === null ? "" : Buffer.from(checkpoint.root).toString("base64"),
     signedBy:
       checkpoint === null

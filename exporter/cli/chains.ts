@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { type ChainItem, ChainList } from "../audit/chain-list.ts";
 import { readBundle } from "../audit/entries.ts";
+import { readPruned } from "../audit/pruned.ts";
 import { parseSeal } from "../audit/seals.ts";
 import { openSource } from "../audit/source.ts";
 import { Tiles } from "../audit/tiles.ts";
@@ -66,9 +67,10 @@ export async function readChains(
   const checkpoint = note === null ? null : parseCheckpoint(note.text);
   if (checkpoint === null)
     throw new MeshsealError("the log has no checkpoint: is it the right place?");
-  const tiles = new Tiles(source, checkpoint.size);
-  const list = new ChainList();
-  for (let tile = 0; tile * TILE_WIDTH < tiles.size; tile++)
+  const pruned = await readPruned(source, checkpoint.size);
+  const tiles = new Tiles(source, checkpoint.size, pruned?.index);
+  const list = new ChainList(pruned?.state?.chains);
+  for (let tile = tiles.first / TILE_WIDTH; tile * TILE_WIDTH < tiles.size; tile++)
     for (const entry of await readBundle(tiles, tile)) list.visit(entry);
   for (const { name, bytes } of await readEvidence(join(where, "quarantine")))
     list.keep(name, bytes);
@@ -103,6 +105,7 @@ function format(list: readonly ChainItem[]): string {
     lines.push(`${chain}  ${state.padEnd(9)}  seq ${first} to ${last}  ${time}  ${maker}`);
     if (state === "silent" && heartbeatMs > 0)
       lines.push(`    it promised a heartbeat every ${heartbeatMs / 1000} s`);
+    if (item.pruned !== undefined) lines.push(`    seq 0 to ${item.pruned - 1} were pruned`);
     if (from !== "") lines.push(`    seq 0 to ${first - 1} are in the log ${from}`);
     if (missing > 0) lines.push(`    ${missing} requests are missing: its gap entries count them`);
     if (item.abandoned !== undefined) {

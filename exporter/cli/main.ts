@@ -19,6 +19,8 @@ const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
   rotate: async () => (await import("./rotate.ts")).rotateCommand(),
   hash: async () => (await import("./hash.ts")).hashCommand(),
   policy: async () => (await import("./policy.ts")).policyCommand(),
+  retain: async () => (await import("./retain.ts")).retainCommand(),
+  hold: async () => (await import("./hold.ts")).holdCommand(),
   keygen: async () => (await import("./keygen.ts")).keygenCommand(),
   init: async () => (await import("./init.ts")).initCommand(),
   push: async () => (await import("./push.ts")).pushCommand(),

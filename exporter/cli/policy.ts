@@ -79,8 +79,9 @@ async function get(digest: string, { from }: { from: string }): Promise<void> {
   process.stdout.write(body);
 }
 
-async function call(
-  method: "GET" | "PUT",
+/** Asks an exporter. Throws MeshsealError where it cannot be reached, or answers with more than a text can have. */
+export async function call(
+  method: "GET" | "PUT" | "POST" | "DELETE",
   url: string,
   body?: Buffer,
 ): Promise<{ status: number; body: Buffer }> {

@@ -52,7 +52,10 @@ async function findEntry(tiles: Tiles, which: string): Promise<number> {
   if (/^[0-9a-f]{32}$/.test(which)) {
     const found = await findStream(tiles, which, 0);
     const index = found.end ?? found.start;
-    if (index === undefined) throw new MeshsealError(`the log holds no stream ${which}.`);
+    if (index === undefined) {
+      const pruned = tiles.first === 0 ? "" : ` in what was left from ${tiles.first} on`;
+      throw new MeshsealError(`the log holds no stream ${which}${pruned}.`);
+    }
     return index;
   }
   return findIndex(tiles, which);
@@ -66,7 +69,8 @@ async function findStream(
 ): Promise<{ start?: number; end?: number }> {
   const found: { start?: number; end?: number } = {};
   const wanted = Buffer.from(id, "hex");
-  for (let tile = Math.floor(from / TILE_WIDTH); tile * TILE_WIDTH < tiles.size; tile++) {
+  const first = Math.max(from, tiles.first);
+  for (let tile = Math.floor(first / TILE_WIDTH); tile * TILE_WIDTH < tiles.size; tile++) {
     for (const [i, bytes] of (await readBundle(tiles, tile)).entries()) {
       if (Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).indexOf(wanted) < 0) continue;
       const entry = decodeEntry(bytes);

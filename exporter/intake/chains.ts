@@ -29,6 +29,9 @@ export type Chain = {
   unsaved: number[];
 };
 
+/** A leaf index that no log reaches. */
+const NOWHERE = Number.MAX_SAFE_INTEGER;
+
 /** Chains in memory beyond those that have changed. */
 const CACHED = 20_000;
 
@@ -140,6 +143,15 @@ export class Chains {
     }
     chain.nextSeq = seq + count;
     chain.head.set(head);
+    this.#changed.add(id);
+  }
+
+  /** Notes a chain whose entries so far were pruned: nothing says where they lay. */
+  restore(id: string, nextSeq: number, head: Buffer, sender: string): void {
+    if (this.get(id) === undefined) this.#count++;
+    // No entry can be a neighbour of that place, so that the next one begins a run.
+    const run = { runSeq: nextSeq, runIndex: NOWHERE };
+    this.#chains.set(id, { nextSeq, head: Buffer.from(head), sender, ...run, unsaved: [] });
     this.#changed.add(id);
   }
 

@@ -31,6 +31,8 @@ export type Bucket = {
   ) => Promise<Written | null>;
   /** Removes these versions for good. Rejects if one could not be. */
   readonly remove: (versions: readonly { key: string; version: string }[]) => Promise<void>;
+  /** Sets or lifts the legal hold of a version: while it is set, nobody can remove that. Absent where there are none. */
+  readonly hold?: (key: string, version: string, isOn: boolean) => Promise<void>;
   /** Yields every version and delete marker whose key begins with `prefix`. */
   readonly versions: (prefix: string) => AsyncGenerator<Version>;
 };

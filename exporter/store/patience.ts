@@ -58,6 +58,7 @@ export function patient(bucket: Bucket, { onAway, signal }: PatienceOptions): Bu
     swap: (key, bytes, etag, until) => retry(() => bucket.swap(key, bytes, etag, until)),
     // What is to be removed can stay: the caller goes on without.
     remove: (versions) => bucket.remove(versions),
+    ...(bucket.hold === undefined ? {} : { hold: bucket.hold }),
     versions: async function* (prefix) {
       const found = await retry(async () => {
         const all = [];

@@ -150,6 +150,16 @@ export async function s3Bucket(client: S3Client, name: string): Promise<Bucket> 
         });
       }
     },
+    hold: async (key, version, isOn) => {
+      const { PutObjectLegalHoldCommand } = await import("@aws-sdk/client-s3");
+      const LegalHold = { Status: isOn ? ("ON" as const) : ("OFF" as const) };
+      const at = { Bucket: name, Key: key, VersionId: version };
+      await client
+        .send(new PutObjectLegalHoldCommand({ ...at, LegalHold }))
+        .catch((error: unknown) => {
+          throw plain(error);
+        });
+    },
     versions: (prefix) => listVersions(client, name, prefix),
   };
 }

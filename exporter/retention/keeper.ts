@@ -1,0 +1,383 @@
+/**
+ * Retention and holds in a running exporter. To retain is, in this order:
+ *
+ *     text over the entries that go -> `retention` entry -> checkpoint over it -> bundles removed
+ *
+ * What is cut short in between is taken up by the next start. Never below a hold; and an entry bundle goes only after it was held
+ * against the tree once more. What a store still keeps locked stays, and is tried again each hour.
+ */
+import { createHash } from "node:crypto";
+import type { Logger } from "pino";
+import type { FieldValue } from "../../record/codec.ts";
+import {
+  F_HOLD_ACTION,
+  F_HOLD_FROM,
+  F_HOLD_NAME,
+  F_HOLD_REASON,
+  F_HOLD_TO,
+  F_RETENTION_BEFORE,
+  F_RETENTION_DIGEST,
+  F_RETENTION_INDEX,
+  HOLD_LIFTED,
+  HOLD_PLACED,
+  KIND_HOLD,
+  KIND_RETENTION,
+} from "../../record/fields.ts";
+import { retentionName } from "../audit/retention-texts.ts";
+import { MeshsealError } from "../errors.ts";
+import { hashBundle } from "../log/hasher.ts";
+import {
+  formatRetention,
+  lowestHeld,
+  PRUNE_STEP,
+  parseRetention,
+  RetentionState,
+  takeBundle,
+} from "../log/retention.ts";
+import { TILE_WIDTH, tilePath } from "../log/tile.ts";
+import { formatHolds, HOLD_NAME, HOLDS_FILE, type Hold, MAX_HOLDS, parseHolds } from "./holds.ts";
+import type { KeptBundle, Shelf } from "./shelf.ts";
+
+const HOUR_MS = 3_600_000;
+const MINUTE_MS = 60_000;
+/** Bundles removed, or given a legal hold, between two looks at the rest of the world. */
+const CHUNK = 256;
+
+export type KeeperOptions = {
+  readonly origin: string;
+  readonly shelf: Shelf;
+  /** The minimum index as it was found at the start (begin.ts). */
+  readonly minimum: number;
+  readonly log: {
+    readonly size: number;
+    readonly checkpoint: { readonly size: number };
+    readonly publish: () => Promise<void>;
+  };
+  /** Returns a published file of the log. */
+  readonly read: (path: string) => Promise<Buffer | null>;
+  /** Writes an entry of the log's own chain. */
+  readonly write: (kind: number, fields: readonly FieldValue[]) => Promise<void>;
+  readonly logger: Pick<Logger, "info" | "warn" | "error">;
+};
+
+/** What is to go: entries that the log took in before a time, or below an index. */
+export type Wish = { readonly before: Date } | { readonly below: number };
+
+export type Retained = {
+  readonly minimumIndex: number;
+  /** What it was before. */
+  readonly was: number;
+  /** Why not more, in words; empty if all that was asked for. */
+  readonly because: string;
+};
+
+export type RetentionStatus = {
+  readonly minimumIndex: number;
+  /** Bundles below it that are still there, and why. */
+  readonly left: number;
+  readonly because: string | null;
+  readonly holds: readonly (Hold & { readonly name: string })[];
+  /** Why the legal holds of a bucket are not as they should be, or null. */
+  readonly legalHolds: string | null;
+};
+
+export class Keeper {
+  readonly #options: KeeperOptions;
+  #minimum: number;
+  #left = 0;
+  #because: string | null = null;
+  #legal: string | null = null;
+  #holds: Map<string, Hold> | null = null;
+  #last: Promise<unknown> = Promise.resolve();
+  readonly #timers: NodeJS.Timeout[] = [];
+  #isStopped = false;
+
+  constructor(options: KeeperOptions) {
+    this.#options = options;
+    this.#minimum = options.minimum;
+  }
+
+  /** Entries below it may be gone. */
+  get minimum(): number {
+    return this.#minimum;
+  }
+
+  /** Takes up what a start before left undone, and goes on with what needs time. */
+  start(): void {
+    const quietly = (work: () => Promise<void>): void => {
+      this.#inTurn(work).catch((err: unknown) =>
+        this.#options.logger.warn({ err }, "retention has to wait"),
+      );
+    };
+    quietly(() => this.#resume());
+    this.#timers.push(setInterval(() => quietly(() => this.#prune()), HOUR_MS));
+    if (this.#options.shelf.legalHold !== undefined)
+      this.#timers.push(setInterval(() => quietly(() => this.#applyLegal()), MINUTE_MS));
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    for (const timer of this.#timers) clearInterval(timer);
+    await this.#last;
+  }
+
+  status(): Promise<RetentionStatus> {
+    return this.#inTurn(async () => ({
+      minimumIndex: this.#minimum,
+      left: this.#left,
+      because: this.#because,
+      holds: [...(await this.#held())].map(([name, hold]) => ({ name, ...hold })),
+      legalHolds: this.#legal,
+    }));
+  }
+
+  /** Lets go of what is asked for, as far as it may go. With `isTrial` it only says what would go. */
+  retain(wish: Wish, isTrial: boolean): Promise<Retained> {
+    return this.#inTurn(() => this.#retain(wish, isTrial));
+  }
+
+  place(name: string, from: number, to: number | null, reason: string): Promise<Hold> {
+    return this.#inTurn(() => this.#place(name, from, to, reason));
+  }
+
+  lift(name: string, reason: string): Promise<void> {
+    return this.#inTurn(() => this.#lift(name, reason));
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const run = this.#last.then(work);
+    this.#last = run.catch(() => undefined);
+    return run;
+  }
+
+  async #retain(wish: Wish, isTrial: boolean): Promise<Retained> {
+    const { shelf, log } = this.#options;
+    const was = this.#minimum;
+    const published = log.checkpoint.size - (log.checkpoint.size % PRUNE_STEP);
+    let index = was;
+    if ("below" in wish) index = Math.min(wish.below - (wish.below % PRUNE_STEP), published);
+    else {
+      for await (const bundle of shelf.bundles(published)) {
+        if (bundle.index * TILE_WIDTH < was) continue;
+        if (bundle.index * TILE_WIDTH !== index || bundle.written >= wish.before) break;
+        index += TILE_WIDTH;
+      }
+    }
+    const lowest = lowestHeld((await this.#held()).values());
+    const allowed = Math.min(index, lowest - (lowest % PRUNE_STEP || 0));
+    const because = allowed < index ? `a hold keeps entry ${lowest}` : "";
+    if (allowed <= was) return { minimumIndex: was, was, because };
+    if (!isTrial) await this.#commit(allowed, "before" in wish ? wish.before : null);
+    return { minimumIndex: allowed, was, because };
+  }
+
+  /** Makes the text, says so in the log, and removes the bundles. */
+  async #commit(index: number, before: Date | null): Promise<void> {
+    const { shelf, write, log, logger } = this.#options;
+    const name = retentionName(index);
+    let text = await shelf.get(name);
+    if (text === null) {
+      text = formatRetention(await this.#stateAt(index));
+      await shelf.put(name, text);
+    }
+    const digest = createHash("sha256").update(text).digest();
+    await write(KIND_RETENTION, [
+      { number: F_RETENTION_INDEX, value: index },
+      { number: F_RETENTION_DIGEST, value: digest },
+      ...(before === null ? [] : [{ number: F_RETENTION_BEFORE, value: before.getTime() * 1000 }]),
+    ]);
+    await this.#publish(log.size);
+    logger.info({ minimumIndex: index }, "entries below it may go: the log says so");
+    this.#minimum = index;
+    await this.#prune();
+  }
+
+  /** Until a checkpoint covers `size` entries. Where another exporter has taken the log over, this rejects. */
+  async #publish(size: number): Promise<void> {
+    const { log } = this.#options;
+    while (log.checkpoint.size < size) {
+      if (this.#isStopped) throw new Error("stopping");
+      await log.publish();
+      if (log.checkpoint.size < size) await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  async #stateAt(index: number): Promise<RetentionState> {
+    const { shelf, origin, read } = this.#options;
+    const begin = this.#minimum;
+    const text = begin === 0 ? null : await shelf.get(retentionName(begin));
+    const state =
+      begin === 0 ? new RetentionState(origin) : text === null ? null : parseRetention(text);
+    if (state === null) throw new MeshsealError(`retention/${retentionName(begin)} is damaged.`);
+    while (state.index < index) {
+      if (this.#isStopped) throw new Error("stopping");
+      const tile = { index: state.index / TILE_WIDTH, width: TILE_WIDTH };
+      const path = tilePath({ level: "entries", ...tile });
+      const [bundle, hashes] = await Promise.all([
+        read(path),
+        read(tilePath({ level: 0, ...tile })),
+      ]);
+      const isRight =
+        bundle !== null &&
+        hashes !== null &&
+        hashBundle(bundle, TILE_WIDTH).equals(hashes) &&
+        takeBundle(state, bundle, TILE_WIDTH);
+      // Damage is evidence.
+      if (!isRight)
+        throw new MeshsealError(`${path} is missing or damaged: nothing is pruned, run verify.`);
+    }
+    return state;
+  }
+
+  async #prune(): Promise<void> {
+    const { shelf, logger } = this.#options;
+    if (this.#minimum === 0) return;
+    const all: KeptBundle[] = [];
+    for await (const bundle of shelf.bundles(this.#minimum)) all.push(bundle);
+    this.#because = null;
+    this.#left = all.length;
+    while (all.length > 0 && !this.#isStopped) {
+      const some = all.splice(0, CHUNK);
+      this.#because = await shelf.remove(some);
+      if (this.#because !== null) break;
+      this.#left -= some.length;
+    }
+    if (this.#because !== null)
+      logger.warn(
+        { bundles: this.#left, because: this.#because },
+        "bundles below the minimum index cannot be removed yet: tried again each hour",
+      );
+  }
+
+  async #resume(): Promise<void> {
+    const { shelf, logger } = this.#options;
+    const newest = (await shelf.texts()).at(-1) ?? 0;
+    if (newest > this.#minimum && newest <= this.#options.log.checkpoint.size) {
+      const lowest = lowestHeld((await this.#held()).values());
+      if (newest > lowest) logger.warn({ newest, lowest }, "a hold came before the retention");
+      else await this.#commit(newest, null);
+    }
+    await this.#prune();
+    await this.#applyLegal();
+  }
+
+  /** The holds in force; read once, or made anew from the log where the file is missing. */
+  async #held(): Promise<Map<string, Hold>> {
+    if (this.#holds !== null) return this.#holds;
+    const { shelf, log } = this.#options;
+    const bytes = await shelf.get(HOLDS_FILE);
+    let holds = bytes === null ? null : parseHolds(bytes);
+    if (bytes !== null && holds === null)
+      throw new MeshsealError(`retention/${HOLDS_FILE} is damaged: remove it, it is made again.`);
+    if (holds === null) {
+      const whole = log.checkpoint.size - (log.checkpoint.size % TILE_WIDTH);
+      const state = await this.#stateAt(Math.max(whole, this.#minimum));
+      await this.#takeLast(state);
+      holds = new Map(
+        [...state.holds].map(([name, range]) => [name, { ...range, reason: "", appliedTo: 0 }]),
+      );
+      await this.#save(holds);
+    }
+    this.#holds = holds;
+    return holds;
+  }
+
+  /** The entries behind the last full bundle: what is not below a checkpoint yet was written by this process, which has no holds yet. */
+  async #takeLast(state: RetentionState): Promise<void> {
+    const { log, read } = this.#options;
+    for (;;) {
+      const { size } = log.checkpoint;
+      const width = Math.min(TILE_WIDTH, size - state.index);
+      if (width <= 0) return;
+      const index = state.index / TILE_WIDTH;
+      const bundle = await read(tilePath({ level: "entries", index, width }));
+      if (bundle !== null && takeBundle(state, bundle, width)) return;
+      // A partial bundle may have given way meanwhile.
+      if (log.checkpoint.size === size)
+        throw new MeshsealError(`the newest bundle of the log is damaged: run verify.`);
+    }
+  }
+
+  async #save(holds: Map<string, Hold>): Promise<void> {
+    await this.#options.shelf.replace(HOLDS_FILE, formatHolds(holds));
+    this.#holds = holds;
+  }
+
+  async #place(name: string, from: number, to: number | null, reason: string): Promise<Hold> {
+    const held = await this.#held();
+    if (!HOLD_NAME.test(name))
+      throw new MeshsealError(
+        `"${name}" is no name of a hold: letters, digits, "._-", 64 at most.`,
+      );
+    if (held.has(name)) throw new MeshsealError(`there is a hold "${name}" already.`);
+    if (held.size >= MAX_HOLDS) throw new MeshsealError(`there are ${held.size} holds already.`);
+    const first = Math.max(from, this.#minimum);
+    if (to !== null && to <= first)
+      throw new MeshsealError(`there is nothing to hold: entries below ${first} are let go.`);
+    const hold = { from: first, to, reason, appliedTo: 0 };
+    await this.#options.write(KIND_HOLD, [
+      { number: F_HOLD_NAME, value: Buffer.from(name) },
+      { number: F_HOLD_ACTION, value: HOLD_PLACED },
+      { number: F_HOLD_FROM, value: first },
+      ...(to === null ? [] : [{ number: F_HOLD_TO, value: to }]),
+      { number: F_HOLD_REASON, value: Buffer.from(reason) },
+    ]);
+    await this.#publish(this.#options.log.size);
+    await this.#save(new Map([...held, [name, hold]]));
+    await this.#applyLegal();
+    return (await this.#held()).get(name) ?? hold;
+  }
+
+  async #lift(name: string, reason: string): Promise<void> {
+    const held = await this.#held();
+    const hold = held.get(name);
+    if (hold === undefined) throw new MeshsealError(`there is no hold "${name}".`);
+    await this.#options.write(KIND_HOLD, [
+      { number: F_HOLD_NAME, value: Buffer.from(name) },
+      { number: F_HOLD_ACTION, value: HOLD_LIFTED },
+      { number: F_HOLD_REASON, value: Buffer.from(reason) },
+    ]);
+    await this.#publish(this.#options.log.size);
+    const rest = new Map(held);
+    rest.delete(name);
+    await this.#save(rest);
+    const { legalHold, bundles } = this.#options.shelf;
+    if (legalHold === undefined) return;
+    const free: KeptBundle[] = [];
+    for await (const bundle of bundles(hold.to ?? Number.POSITIVE_INFINITY)) {
+      const isHeld = [...rest.values()].some((other) => overlaps(bundle, other));
+      if (overlaps(bundle, hold) && !isHeld) free.push(bundle);
+    }
+    this.#legal = await legalHold(free, false);
+  }
+
+  /** Sets the legal hold on the full bundles of each hold that have none yet. */
+  async #applyLegal(): Promise<void> {
+    const { shelf, log, logger } = this.#options;
+    if (shelf.legalHold === undefined) return;
+    const end = log.checkpoint.size - (log.checkpoint.size % TILE_WIDTH);
+    // Where the file is missing this is no reason to read the whole log.
+    const bytes = this.#holds === null ? await shelf.get(HOLDS_FILE) : null;
+    const holds = this.#holds ?? (bytes === null ? null : await this.#held());
+    for (const [name, hold] of holds ?? []) {
+      const to = Math.min(end, Math.ceil((hold.to ?? end) / TILE_WIDTH) * TILE_WIDTH);
+      if (hold.appliedTo >= to) continue;
+      const due: KeptBundle[] = [];
+      for await (const bundle of shelf.bundles(to)) {
+        const isDone = (bundle.index + 1) * TILE_WIDTH <= hold.appliedTo;
+        if (overlaps(bundle, hold) && !isDone) due.push(bundle);
+      }
+      this.#legal = await shelf.legalHold(due, true);
+      if (this.#legal !== null) {
+        logger.warn({ name, because: this.#legal }, "a legal hold cannot be set in the bucket");
+        return;
+      }
+      await this.#save(new Map([...(await this.#held()), [name, { ...hold, appliedTo: to }]]));
+    }
+  }
+}
+
+function overlaps({ index }: KeptBundle, { from, to }: Pick<Hold, "from" | "to">): boolean {
+  const first = index * TILE_WIDTH;
+  return first + TILE_WIDTH > from && (to === null || first < to);
+}
