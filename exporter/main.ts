@@ -38,7 +38,7 @@ import { addScrubGauges, createMetrics } from "./metrics.ts";
 import { type LogPlace, openPlace } from "./place.ts";
 import { createReadiness } from "./readiness.ts";
 import { recover } from "./recovery.ts";
-import { findMinimum, restoreChains } from "./retention/begin.ts";
+import { findBegin, restoreChains } from "./retention/begin.ts";
 import { Keeper } from "./retention/keeper.ts";
 import { retentionRoutes } from "./retention/routes.ts";
 import { bucketShelf, fileShelf } from "./retention/shelf.ts";
@@ -117,9 +117,9 @@ async function run(
     place.remote === null
       ? fileShelf(data)
       : bucketShelf(place.remote.bucket, place.remote.store.home, place.remote.store.lockMs);
-  const minimum = await findMinimum(shelf);
-  await restoreChains(shelf, minimum, chains);
-  await recover(log, chains, minimum);
+  const begin = await findBegin({ shelf, read: place.read, verifiers });
+  await restoreChains(shelf, begin, chains);
+  await recover(log, chains, begin.minimum);
   logger.info(
     { origin: signer.name, entries: log.size, chains: chains.count, ms: Date.now() - started },
     "log recovered",
@@ -180,7 +180,9 @@ async function run(
   const keeper = new Keeper({
     origin: signer.name,
     shelf,
-    minimum,
+    begin,
+    signer,
+    verifiers,
     log,
     read: store.get,
     write: (kind, fields) => own.write(kind, fields),

@@ -1,7 +1,16 @@
 import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { request } from "undici";
 import { afterAll, expect, test } from "vitest";
 import { openSource } from "../exporter/audit/source.ts";
 import { verifyLog } from "../exporter/audit/verify.ts";
@@ -90,8 +99,19 @@ test("a log is pruned below its holds, verifies from what stands for the rest, a
     "case-17 is lifted\n",
   );
   expect(meshseal("retain", "--below", "1100", ...at).stdout).toMatch(/begins at entry 1024: 512/);
+  // What somebody put there is no reason to prune, at a start or later.
+  const planted = join(dir, "retention", String(1280).padStart(20, "0"));
+  writeFileSync(planted, readFileSync(join(dir, "retention", String(1024).padStart(20, "0"))));
+  const refused = meshseal("retain", "--below", "1300", ...at);
+  expect(refused).toMatchObject({ status: 64, stderr: expect.stringMatching(/somebody put it/) });
+  // Nor is an older list of holds that somebody put back.
+  const holds = join(dir, "retention", "holds");
+  const older = readFileSync(holds);
+  await request(`${exporter.url}/v1/holds/case-18?from=1100&reason=x`, { method: "PUT" });
   // A start with no index of chains has only the text to go by.
   expect(await exporter.stop()).toBe(0);
+  expect(readFileSync(holds).equals(older)).toBe(false);
+  writeFileSync(holds, older);
   rmSync(join(dir, "index"), { recursive: true });
   exporter = await startExporter({ dir, args: ["--checkpoint-ms", "50"] });
   const more = makeChain({
@@ -108,14 +128,18 @@ test("a log is pruned below its holds, verifies from what stands for the rest, a
   });
   await send(more);
   await send(old);
+  const status = await (await request(`${exporter.url}/v1/retention`)).body.json();
+  expect(status).toMatchObject({ minimumIndex: 1024, holds: [{ name: "case-18", from: 1100 }] });
   expect(await exporter.stop()).toBe(0);
+  expect(existsSync(bundle(dir, 4))).toBe(true);
+  rmSync(planted);
   const end = await checkLog(dir);
   expect(end.minimumIndex).toBe(1024);
   expect(end.chains.find((one) => one.chain === chain)).toMatchObject({
     last: lastOf(old[0] as Uint8Array).seq,
     pruned: 1000,
   });
-  expect(end.entries).toMatchObject({ hold: 2, retention: 2 });
+  expect(end.entries).toMatchObject({ hold: 3, retention: 2 });
 
   // What is done to it beyond that is found.
   const key = parseVkey(vkey);
@@ -138,4 +162,4 @@ test("a log is pruned below its holds, verifies from what stands for the rest, a
   expect(await after((copy) => rmSync(join(copy, "log", "tile", "0", "001")))).toContain(
     "tile-missing",
   );
-}, 180_000);
+}, 600_000);

@@ -3,12 +3,14 @@
  *
  *     text over the entries that go -> `retention` entry -> checkpoint over it -> bundles removed
  *
- * What is cut short in between is taken up by the next start. Never below a hold; and an entry bundle goes only after it was held
- * against the tree once more. What a store still keeps locked stays, and is tried again each hour.
+ * A text is a draft until the entry names it: what a start finds in its place counts only by that entry (begin.ts), and a
+ * text that is there already must be the one that the entries give. A removal that was cut short is taken up by the next start.
+ * Never below a hold; and an entry bundle goes only after it was held against the tree once more. What a store still keeps
+ * locked stays, and is tried again each hour.
  */
 import { createHash } from "node:crypto";
 import type { Logger } from "pino";
-import type { FieldValue } from "../../record/codec.ts";
+import { decodeEntry, type FieldValue } from "../../record/codec.ts";
 import {
   F_HOLD_ACTION,
   F_HOLD_FROM,
@@ -23,19 +25,31 @@ import {
   KIND_HOLD,
   KIND_RETENTION,
 } from "../../record/fields.ts";
+import { ProvenTiles } from "../audit/proven.ts";
 import { retentionName } from "../audit/retention-texts.ts";
+import { Tiles } from "../audit/tiles.ts";
 import { MeshsealError } from "../errors.ts";
-import { hashBundle } from "../log/hasher.ts";
+import type { Checkpoint } from "../log/checkpoint.ts";
+import type { Signer, Verifier } from "../log/note.ts";
 import {
   formatRetention,
   lowestHeld,
   PRUNE_STEP,
-  parseRetention,
   RetentionState,
   takeBundle,
 } from "../log/retention.ts";
-import { TILE_WIDTH, tilePath } from "../log/tile.ts";
-import { formatHolds, HOLD_NAME, HOLDS_FILE, type Hold, MAX_HOLDS, parseHolds } from "./holds.ts";
+import { parseBundle, TILE_WIDTH } from "../log/tile.ts";
+import { type Begin, NEWEST_FILE, readState } from "./begin.ts";
+import {
+  applyHold,
+  HOLD_NAME,
+  HOLDS_FILE,
+  type Hold,
+  type Holds,
+  MAX_HOLDS,
+  openHolds,
+  signHolds,
+} from "./holds.ts";
 import type { KeptBundle, Shelf } from "./shelf.ts";
 
 const HOUR_MS = 3_600_000;
@@ -46,11 +60,13 @@ const CHUNK = 256;
 export type KeeperOptions = {
   readonly origin: string;
   readonly shelf: Shelf;
-  /** The minimum index as it was found at the start (begin.ts). */
-  readonly minimum: number;
+  readonly signer: Signer;
+  readonly verifiers: readonly Verifier[];
+  /** What was found at the start. */
+  readonly begin: Begin;
   readonly log: {
     readonly size: number;
-    readonly checkpoint: { readonly size: number };
+    readonly checkpoint: Pick<Checkpoint, "size" | "root">;
     readonly publish: () => Promise<void>;
   };
   /** Returns a published file of the log. */
@@ -83,23 +99,23 @@ export type RetentionStatus = {
 
 export class Keeper {
   readonly #options: KeeperOptions;
-  #minimum: number;
+  #begin: Begin;
   #left = 0;
   #because: string | null = null;
   #legal: string | null = null;
-  #holds: Map<string, Hold> | null = null;
+  #holds: Holds | null = null;
   #last: Promise<unknown> = Promise.resolve();
   readonly #timers: NodeJS.Timeout[] = [];
   #isStopped = false;
 
   constructor(options: KeeperOptions) {
     this.#options = options;
-    this.#minimum = options.minimum;
+    this.#begin = options.begin;
   }
 
   /** Entries below it may be gone. */
   get minimum(): number {
-    return this.#minimum;
+    return this.#begin.minimum;
   }
 
   /** Takes up what a start before left undone, and goes on with what needs time. */
@@ -123,7 +139,7 @@ export class Keeper {
 
   status(): Promise<RetentionStatus> {
     return this.#inTurn(async () => ({
-      minimumIndex: this.#minimum,
+      minimumIndex: this.minimum,
       left: this.#left,
       because: this.#because,
       holds: [...(await this.#held())].map(([name, hold]) => ({ name, ...hold })),
@@ -152,7 +168,8 @@ export class Keeper {
 
   async #retain(wish: Wish, isTrial: boolean): Promise<Retained> {
     const { shelf, log } = this.#options;
-    const was = this.#minimum;
+    const was = this.minimum;
+    await this.#publish(log.size);
     const published = log.checkpoint.size - (log.checkpoint.size % PRUNE_STEP);
     let index = was;
     if ("below" in wish) index = Math.min(wish.below - (wish.below % PRUNE_STEP), published);
@@ -175,12 +192,18 @@ export class Keeper {
   async #commit(index: number, before: Date | null): Promise<void> {
     const { shelf, write, log, logger } = this.#options;
     const name = retentionName(index);
-    let text = await shelf.get(name);
-    if (text === null) {
-      text = formatRetention(await this.#stateAt(index));
-      await shelf.put(name, text);
+    const text = formatRetention(await this.#stateAt(index));
+    const there = await shelf.get(name);
+    if (there !== null && !there.equals(text)) {
+      logger.error({ file: `retention/${name}` }, "somebody put another text in this place");
+      throw new MeshsealError(
+        `retention/${name} is not what the entries give: somebody put it there. Nothing is pruned. Keep it as evidence, and take it away.`,
+      );
     }
+    if (there === null) await shelf.put(name, text);
     const digest = createHash("sha256").update(text).digest();
+    // An entry has its place at once.
+    const entry = log.size;
     await write(KIND_RETENTION, [
       { number: F_RETENTION_INDEX, value: index },
       { number: F_RETENTION_DIGEST, value: digest },
@@ -188,7 +211,8 @@ export class Keeper {
     ]);
     await this.#publish(log.size);
     logger.info({ minimumIndex: index }, "entries below it may go: the log says so");
-    this.#minimum = index;
+    await shelf.replace(NEWEST_FILE, Buffer.from(`${entry}\n`));
+    this.#begin = { minimum: index, digest };
     await this.#prune();
   }
 
@@ -203,37 +227,40 @@ export class Keeper {
   }
 
   async #stateAt(index: number): Promise<RetentionState> {
-    const { shelf, origin, read } = this.#options;
-    const begin = this.#minimum;
-    const text = begin === 0 ? null : await shelf.get(retentionName(begin));
+    const { shelf, origin } = this.#options;
     const state =
-      begin === 0 ? new RetentionState(origin) : text === null ? null : parseRetention(text);
-    if (state === null) throw new MeshsealError(`retention/${retentionName(begin)} is damaged.`);
+      this.minimum === 0 ? new RetentionState(origin) : await readState(shelf, this.#begin);
+    const proven = await this.#open();
     while (state.index < index) {
       if (this.#isStopped) throw new Error("stopping");
-      const tile = { index: state.index / TILE_WIDTH, width: TILE_WIDTH };
-      const path = tilePath({ level: "entries", ...tile });
-      const [bundle, hashes] = await Promise.all([
-        read(path),
-        read(tilePath({ level: 0, ...tile })),
-      ]);
-      const isRight =
-        bundle !== null &&
-        hashes !== null &&
-        hashBundle(bundle, TILE_WIDTH).equals(hashes) &&
-        takeBundle(state, bundle, TILE_WIDTH);
+      const bundle = await proven.bundle(state.index / TILE_WIDTH);
       // Damage is evidence.
-      if (!isRight)
-        throw new MeshsealError(`${path} is missing or damaged: nothing is pruned, run verify.`);
+      if (bundle === null || !takeBundle(state, bundle, TILE_WIDTH))
+        throw new MeshsealError(
+          `entries from ${state.index} on are missing or damaged: nothing is pruned, run verify.`,
+        );
     }
     return state;
   }
 
+  /** The log as it is now, each byte held against the newest checkpoint. */
+  async #open(): Promise<ProvenTiles> {
+    const { log, read } = this.#options;
+    for (;;) {
+      const { size, root } = log.checkpoint;
+      const proven = await ProvenTiles.open(new Tiles({ read }, size), root);
+      if (proven !== null) return proven;
+      // The edge may have moved on meanwhile.
+      if (log.checkpoint.size === size)
+        throw new MeshsealError("the log's newest tiles are missing or damaged: run verify.");
+    }
+  }
+
   async #prune(): Promise<void> {
     const { shelf, logger } = this.#options;
-    if (this.#minimum === 0) return;
+    if (this.minimum === 0) return;
     const all: KeptBundle[] = [];
-    for await (const bundle of shelf.bundles(this.#minimum)) all.push(bundle);
+    for await (const bundle of shelf.bundles(this.minimum)) all.push(bundle);
     this.#because = null;
     this.#left = all.length;
     while (all.length > 0 && !this.#isStopped) {
@@ -250,56 +277,43 @@ export class Keeper {
   }
 
   async #resume(): Promise<void> {
-    const { shelf, logger } = this.#options;
-    const newest = (await shelf.texts()).at(-1) ?? 0;
-    if (newest > this.#minimum && newest <= this.#options.log.checkpoint.size) {
-      const lowest = lowestHeld((await this.#held()).values());
-      if (newest > lowest) logger.warn({ newest, lowest }, "a hold came before the retention");
-      else await this.#commit(newest, null);
-    }
     await this.#prune();
     await this.#applyLegal();
   }
 
-  /** The holds in force; read once, or made anew from the log where the file is missing. */
-  async #held(): Promise<Map<string, Hold>> {
+  /** The holds in force: by the note of the last time, and by the entries since then. */
+  async #held(): Promise<Holds> {
     if (this.#holds !== null) return this.#holds;
-    const { shelf, log } = this.#options;
+    const { shelf, verifiers } = this.#options;
     const bytes = await shelf.get(HOLDS_FILE);
-    let holds = bytes === null ? null : parseHolds(bytes);
-    if (bytes !== null && holds === null)
-      throw new MeshsealError(`retention/${HOLDS_FILE} is damaged: remove it, it is made again.`);
-    if (holds === null) {
-      const whole = log.checkpoint.size - (log.checkpoint.size % TILE_WIDTH);
-      const state = await this.#stateAt(Math.max(whole, this.#minimum));
-      await this.#takeLast(state);
-      holds = new Map(
-        [...state.holds].map(([name, range]) => [name, { ...range, reason: "", appliedTo: 0 }]),
-      );
-      await this.#save(holds);
+    const opened = bytes === null ? null : openHolds(bytes, verifiers);
+    const holds: Holds = opened?.holds ?? new Map();
+    let from = opened?.size ?? this.minimum;
+    if (opened === null && this.minimum > 0) {
+      const before = (await readState(shelf, this.#begin)).holds;
+      for (const [name, range] of before) holds.set(name, { ...range, reason: "", appliedTo: 0 });
     }
-    this.#holds = holds;
+    const proven = await this.#open();
+    from = Math.min(from, proven.tiles.size);
+    for (let tile = Math.floor(from / TILE_WIDTH); tile * TILE_WIDTH < proven.tiles.size; tile++) {
+      if (this.#isStopped) throw new Error("stopping");
+      const bundle = await proven.bundle(tile);
+      const { width } = proven.tiles.tileAt("entries", tile);
+      const entries = bundle === null ? null : parseBundle(bundle, width);
+      if (entries === null)
+        throw new MeshsealError("entries are missing or damaged: what is held is not known.");
+      for (const [i, one] of entries.entries()) {
+        const entry = tile * TILE_WIDTH + i < from ? null : decodeEntry(one);
+        if (entry !== null) applyHold(holds, entry);
+      }
+    }
+    await this.#save(holds, proven.tiles.size);
     return holds;
   }
 
-  /** The entries behind the last full bundle: what is not below a checkpoint yet was written by this process, which has no holds yet. */
-  async #takeLast(state: RetentionState): Promise<void> {
-    const { log, read } = this.#options;
-    for (;;) {
-      const { size } = log.checkpoint;
-      const width = Math.min(TILE_WIDTH, size - state.index);
-      if (width <= 0) return;
-      const index = state.index / TILE_WIDTH;
-      const bundle = await read(tilePath({ level: "entries", index, width }));
-      if (bundle !== null && takeBundle(state, bundle, width)) return;
-      // A partial bundle may have given way meanwhile.
-      if (log.checkpoint.size === size)
-        throw new MeshsealError(`the newest bundle of the log is damaged: run verify.`);
-    }
-  }
-
-  async #save(holds: Map<string, Hold>): Promise<void> {
-    await this.#options.shelf.replace(HOLDS_FILE, formatHolds(holds));
+  async #save(holds: Holds, size = this.#options.log.checkpoint.size): Promise<void> {
+    const { shelf, signer } = this.#options;
+    await shelf.replace(HOLDS_FILE, signHolds(holds, size, signer));
     this.#holds = holds;
   }
 
@@ -311,7 +325,7 @@ export class Keeper {
       );
     if (held.has(name)) throw new MeshsealError(`there is a hold "${name}" already.`);
     if (held.size >= MAX_HOLDS) throw new MeshsealError(`there are ${held.size} holds already.`);
-    const first = Math.max(from, this.#minimum);
+    const first = Math.max(from, this.minimum);
     if (to !== null && to <= first)
       throw new MeshsealError(`there is nothing to hold: entries below ${first} are let go.`);
     const hold = { from: first, to, reason, appliedTo: 0 };
@@ -344,7 +358,8 @@ export class Keeper {
     const { legalHold, bundles } = this.#options.shelf;
     if (legalHold === undefined) return;
     const free: KeptBundle[] = [];
-    for await (const bundle of bundles(hold.to ?? Number.POSITIVE_INFINITY)) {
+    const end = hold.to ?? Number.POSITIVE_INFINITY;
+    for await (const bundle of bundles(Math.ceil(end / TILE_WIDTH) * TILE_WIDTH)) {
       const isHeld = [...rest.values()].some((other) => overlaps(bundle, other));
       if (overlaps(bundle, hold) && !isHeld) free.push(bundle);
     }

@@ -93,7 +93,7 @@ function numberOf(text: string): number {
 }
 
 function reasonOf({ reason = "" }: Query): string {
-  if (reason === "" || Buffer.byteLength(reason) > MAX_REASON)
+  if (reason === "" || /\p{Cc}/u.test(reason) || Buffer.byteLength(reason) > MAX_REASON)
     throw new MeshsealError(`a hold needs a reason, of ${MAX_REASON} bytes at most.`);
   return reason;
 }
