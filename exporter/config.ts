@@ -32,6 +32,8 @@ export type Settings = {
   readonly drainDelayMs: number;
   /** s3://bucket/prefix; the data directory if absent. */
   readonly store?: string | undefined;
+  /** A second directory with the same log: exporter/store/mirror.ts. */
+  readonly mirror?: string | undefined;
   readonly s3Endpoint?: string | undefined;
   readonly s3Region?: string | undefined;
   readonly s3PathStyle: boolean;
@@ -66,6 +68,7 @@ const Schema = z.strictObject({
   healthListen: Address.optional(),
   drainDelayMs: z.coerce.number().int().min(0).max(600_000).default(0),
   store: z.string().startsWith("s3://", "must be s3://bucket/prefix").optional(),
+  mirror: z.string().min(1).optional(),
   s3Endpoint: z.url({ protocol: /^https?$/ }).optional(),
   s3Region: z.string().min(1).optional(),
   s3PathStyle: z.stringbool().or(z.boolean()).default(false),
@@ -99,6 +102,9 @@ export function readSettings(
   }
   if (parsed.data.store === undefined && parsed.data.ack === "store") {
     throw new MeshsealError("--ack store needs --store s3://bucket/prefix.");
+  }
+  if (parsed.data.store !== undefined && parsed.data.mirror !== undefined) {
+    throw new MeshsealError("--mirror is for a log in a directory: a bucket has its own copies.");
   }
   if (parsed.data.store !== undefined && parsed.data.lockDays === undefined) {
     throw new MeshsealError(

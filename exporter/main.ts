@@ -13,7 +13,9 @@ import { addressOf, splitAddress } from "./address.ts";
 import { readAnchors } from "./anchor/config.ts";
 import { proofRoutes } from "./anchor/proof-routes.ts";
 import { createAnchoring } from "./anchor/service.ts";
+import { bucketPlace, dirPlace } from "./audit/scrub-place.ts";
 import { startSelfAudit } from "./audit/self-audit.ts";
+import { openSource } from "./audit/source.ts";
 import { needsIdentity, type Settings } from "./config.ts";
 import { provesImmutable } from "./doctor/bucket.ts";
 import { MeshsealError } from "./errors.ts";
@@ -34,7 +36,7 @@ import { readLeafDigest } from "./log/leaf-digest.ts";
 import { RemotePublisher } from "./log/remote-publisher.ts";
 import { Sequencer } from "./log/sequencer.ts";
 import { Wal } from "./log/wal.ts";
-import { addScrubGauges, createMetrics } from "./metrics.ts";
+import { addMirrorGauges, addScrubGauges, createMetrics } from "./metrics.ts";
 import { type LogPlace, openPlace } from "./place.ts";
 import { createReadiness } from "./readiness.ts";
 import { recover } from "./recovery.ts";
@@ -44,6 +46,7 @@ import { retentionRoutes } from "./retention/routes.ts";
 import { bucketShelf, fileShelf } from "./retention/shelf.ts";
 import { Standing } from "./standing.ts";
 import { makeDir } from "./store/file.ts";
+import { Mirror } from "./store/mirror.ts";
 import { keepLease } from "./take-over.ts";
 import { startThread } from "./thread.ts";
 import { VERSION } from "./version.ts";
@@ -188,20 +191,33 @@ async function run(
     write: (kind, fields) => own.write(kind, fields),
     logger,
   });
-  // A bucket's files are another's to keep; what stands in a directory is re-read.
-  const audit =
-    place.remote !== null
+  const logDir = join(data, "log");
+  const audit = startSelfAudit({
+    place:
+      place.remote === null
+        ? dirPlace(logDir, await openSource(logDir))
+        : bucketPlace(place.remote.bucket, place.remote.store.home),
+    verifiers,
+    checkpoint: () => log.checkpoint,
+    minimum: () => keeper.minimum,
+    logger,
+    write: (facts) => own.write(KIND_VERIFY_RESULT, facts),
+  });
+  addScrubGauges(metrics.registry, audit.status);
+  const mirror =
+    settings.mirror === undefined
       ? null
-      : await startSelfAudit({
-          dir: join(data, "log"),
+      : new Mirror({
+          data,
+          dir: resolve(settings.mirror),
           verifiers,
-          checkpoint: () => log.checkpoint,
           minimum: () => keeper.minimum,
+          size: () => log.checkpoint.size,
           logger,
-          write: (facts) => own.write(KIND_VERIFY_RESULT, facts),
         });
-  if (audit !== null) addScrubGauges(metrics.registry, audit.status);
+  if (mirror !== null) addMirrorGauges(metrics.registry, () => mirror.status());
   const readiness = createReadiness({
+    mirror,
     log,
     publisher,
     standing,
@@ -264,6 +280,7 @@ async function run(
   logger.info(listening, "listening");
   isStarted();
   keeper.start();
+  mirror?.start();
   if (notImmutable !== null && notImmutable.length > 0) {
     logger.error({ because: notImmutable }, "this log is not immutable: run meshseal doctor");
   }
@@ -313,13 +330,14 @@ async function run(
   await http.close();
   await health?.close();
   await anchoring?.stop();
-  await audit?.stop();
+  await audit.stop();
   await keeping;
   await refusals.write(own);
   await anchoring?.beat(own);
   await own.close();
   await log.close();
   await anchoring?.finish();
+  await mirror?.stop(GIVE_UP_MS);
   await chains.close();
   clearInterval(giveUp);
   await endLease?.();

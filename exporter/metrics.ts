@@ -2,6 +2,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { ScrubStatus } from "./audit/scrub.ts";
 import type { Standing } from "./standing.ts";
+import type { MirrorStatus } from "./store/mirror.ts";
 
 export type Metrics = {
   readonly registry: Registry;
@@ -39,6 +40,24 @@ export function addScrubGauges(registry: Registry, read: () => ScrubStatus): voi
   for (const [name, help, of] of gauges) {
     new Gauge({
       name: `meshseal_scrub_${name}`,
+      help,
+      registers: [registry],
+      collect() {
+        this.set(of(read()));
+      },
+    });
+  }
+}
+
+/** How the mirror stands, as `meshseal_mirror_*`. */
+export function addMirrorGauges(registry: Registry, read: () => MirrorStatus): void {
+  const gauges: [string, string, (status: MirrorStatus) => number][] = [
+    ["lag_seconds", "Time since the mirror was as the log is.", ({ lagSeconds }) => lagSeconds],
+    ["lag_entries", "Entries that the mirror does not have.", ({ lagEntries }) => lagEntries],
+  ];
+  for (const [name, help, of] of gauges) {
+    new Gauge({
+      name: `meshseal_mirror_${name}`,
       help,
       registers: [registry],
       collect() {

@@ -6,6 +6,7 @@ import type { Readiness } from "./health.ts";
 import type { RemotePublisher } from "./log/remote-publisher.ts";
 import type { Sequencer } from "./log/sequencer.ts";
 import type { Standing } from "./standing.ts";
+import type { Mirror } from "./store/mirror.ts";
 import { VERSION } from "./version.ts";
 
 /** A checkpoint that is this late makes the exporter not ready, in milliseconds. */
@@ -15,15 +16,17 @@ export type ReadinessOptions = {
   readonly log: Sequencer;
   readonly publisher: RemotePublisher;
   readonly standing: Standing;
-  readonly audit: SelfAudit | null;
+  readonly audit: SelfAudit;
   readonly anchoring: Anchoring | null;
+  /** One that is late is said, and stops nothing. */
+  readonly mirror: Mirror | null;
   readonly origin: string;
   readonly isStopping: () => boolean;
   readonly isDraining: () => boolean;
 };
 
 export function createReadiness(options: ReadinessOptions): () => Readiness {
-  const { log, publisher, standing, audit, anchoring, origin } = options;
+  const { log, publisher, standing, audit, anchoring, mirror, origin } = options;
   const started = Date.now();
   return () => {
     const now = Date.now();
@@ -35,7 +38,7 @@ export function createReadiness(options: ReadinessOptions): () => Readiness {
     if (isLate) reasons.push("checkpoints are late");
     const refused = standing.refusing();
     if (refused !== null) reasons.push(refused);
-    reasons.push(...(audit?.reasons() ?? []));
+    reasons.push(...audit.reasons());
     return {
       reasons,
       details: {
@@ -48,8 +51,9 @@ export function createReadiness(options: ReadinessOptions): () => Readiness {
         unpublished: log.unpublished,
         checkpointAgeMs,
         ...standing.details(),
+        ...(mirror === null ? {} : { mirror: mirror.status() }),
         ...(anchoring === null ? {} : { anchors: anchoring.details() }),
-        ...audit?.details(),
+        ...audit.details(),
       },
     };
   };

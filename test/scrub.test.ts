@@ -13,6 +13,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { request } from "undici";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Scrub, type ScrubFinding } from "../exporter/audit/scrub.ts";
+import { dirPlace } from "../exporter/audit/scrub-place.ts";
 import { openSource } from "../exporter/audit/source.ts";
 import { type Checkpoint, openCheckpoint } from "../exporter/log/checkpoint.ts";
 import { parseVkey, type Verifier } from "../exporter/log/note.ts";
@@ -128,8 +129,7 @@ test("each file at the edge is named, and only that one", async () => {
     change(join(dir, name));
     const found: string[] = [];
     const scrub = new Scrub({
-      dir,
-      source: await openSource(dir),
+      place: dirPlace(dir, await openSource(dir)),
       verifiers: [log],
       checkpoint: () => checkpoint,
       onFinding: ({ file }) => found.push(file),
@@ -150,8 +150,7 @@ test("a log that grows all the time gives no false alarm", async () => {
   const newest = (): Checkpoint =>
     openCheckpoint(readFileSync(at("checkpoint")), log) as Checkpoint;
   const scrub = new Scrub({
-    dir: join(exporter.dir, "log"),
-    source: await openSource(exporter.dir),
+    place: dirPlace(join(exporter.dir, "log"), await openSource(exporter.dir)),
     verifiers: [log],
     checkpoint: newest,
     onFinding: (finding) => found.push(finding),

@@ -1,14 +1,13 @@
 /**
- * The continuous self-audit: re-reads all that the exporter holds on disk, against the checkpoint it has in memory. Read-only.
+ * The continuous self-audit: re-reads all that the exporter holds, on disk or in a bucket, against the checkpoint it has in memory.
+ * Read-only.
  *
- * Three loops, each bounded: the edge (checkpoint file, and the tiles on the path to its root) every 15 seconds; the
- * existence, size and change time of every file, in a pass every 20 seconds; and the bytes of every file, again and
- * again at RATE. A file that was touched since it was last looked at is read at once. What is found stays found until the
+ * Three loops, each bounded: the edge (checkpoint file, and the tiles on the path to its root) every 15 seconds; how every
+ * file looks from outside (scrub-place.ts), in a pass every 20 seconds or some more; and the bytes of every file, again and
+ * again at a rate. A file that was touched since it was last looked at is read at once. What is found stays found until the
  * file is right again. Links between entries are not followed here: an entry whose digest is in the tree is the one that
  * was checked when it came. verify does both.
  */
-import { lstat, readFile } from "node:fs/promises";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { codeOf } from "../errors.ts";
 import { type Checkpoint, openCheckpoint } from "../log/checkpoint.ts";
@@ -17,23 +16,20 @@ import type { Verifier } from "../log/note.ts";
 import {
   hashesAtLevel,
   parseBundle,
+  parseTilePath,
   TILE_WIDTH,
   type Tile,
   tilePath,
   tileRoot,
 } from "../log/tile.ts";
-import { Fingerprints } from "./fingerprints.ts";
-import type { Source } from "./source.ts";
+import type { ScrubPlace } from "./scrub-place.ts";
 import { Tiles } from "./tiles.ts";
 
 const EDGE_MS = 15_000;
-const STRUCTURE_MS = 20_000;
-/** Bytes read a second at most: about two percent of a core. */
-const RATE = 8 * 1024 * 1024;
 /** A publication is known to this process so soon after its files have changed, in milliseconds. */
 const SETTLE_MS = 2000;
-/** Files looked at in one turn. */
-const LOOKS = 32;
+/** A stop waits this long for a place that may be away, in milliseconds. */
+const STOP_MS = 1000;
 
 export type ScrubFinding = {
   readonly file: string;
@@ -52,9 +48,7 @@ export type ScrubStatus = {
 };
 
 export type ScrubOptions = {
-  /** The log's directory and the same as a source. */
-  readonly dir: string;
-  readonly source: Source;
+  readonly place: ScrubPlace;
   readonly verifiers: readonly Verifier[];
   /** The newest published checkpoint as the process knows it. */
   readonly checkpoint: () => Checkpoint;
@@ -69,7 +63,8 @@ export class Scrub {
   readonly #options: ScrubOptions;
   readonly #stop = new AbortController();
   readonly #findings = new Map<string, ScrubFinding>();
-  readonly #seen = new Fingerprints();
+  /** Files that are wrong whatever their bytes are: missing, or more than one. */
+  readonly #misplaced = new Set<string>();
   #running: Promise<unknown> = Promise.resolve();
   #position = 0;
   #size = 0;
@@ -86,14 +81,15 @@ export class Scrub {
   start(): void {
     this.#running = Promise.all([
       this.#every(EDGE_MS, () => this.#checkEdge()),
-      this.#every(STRUCTURE_MS, () => this.#checkStructure()),
+      this.#every(this.#options.place.structureMs, () => this.#checkStructure()),
       this.#every(0, () => this.#checkNext()),
     ]);
   }
 
   async stop(): Promise<void> {
     this.#stop.abort();
-    await this.#running;
+    const late = this.#options.place.mayWait ? [sleep(STOP_MS)] : [];
+    await Promise.race([this.#running, ...late]);
   }
 
   status(): ScrubStatus {
@@ -135,6 +131,7 @@ export class Scrub {
   }
 
   #clear(file: string): void {
+    if (this.#misplaced.has(file)) return;
     if (this.#findings.delete(file)) this.#options.onGone(file);
   }
 
@@ -153,10 +150,10 @@ export class Scrub {
   }
 
   async #checkEdge(): Promise<void> {
-    const { checkpoint, source, verifiers, dir } = this.#options;
+    const { checkpoint, place, verifiers } = this.#options;
     const ours = checkpoint();
     if (ours.size === 0) return;
-    const bytes = await readFile(join(dir, "checkpoint")).catch(() => null);
+    const bytes = await place.checkpoint();
     const found = bytes === null ? null : openCheckpoint(bytes, ...verifiers);
     // The other thread may have published one that this one does not know yet; it does the next time.
     const isAhead = found !== null && found.size > checkpoint().size;
@@ -168,7 +165,7 @@ export class Scrub {
     else this.#clear("checkpoint");
     this.#isAhead = isAhead;
 
-    await this.#checkRoot(new Tiles(source, ours.size), ours);
+    await this.#checkRoot(new Tiles(place.source, ours.size), ours);
   }
 
   /** The tiles on the right edge against the root. */
@@ -197,38 +194,33 @@ export class Scrub {
 
   /** Looks at every file, and reads those that were touched since the last time. */
   async #checkStructure(): Promise<void> {
-    const { size } = this.#options.checkpoint();
-    const tiles = new Tiles(this.#options.source, size);
-    for (const level of ["entries", 0, 1, 2, 3, 4, 5, 6] as const) {
-      const count = level === "entries" ? size : hashesAtLevel(size, level);
-      // Full ones only: a partial one is at the edge.
-      for (let first = 0; first < Math.floor(count / TILE_WIDTH); first += LOOKS) {
-        if (this.#stop.signal.aborted) return;
-        const last = Math.min(first + LOOKS, Math.floor(count / TILE_WIDTH));
-        const looks = Array.from({ length: last - first }, (_, i) =>
-          this.#look(tiles, { level, index: first + i, width: TILE_WIDTH }),
-        );
-        await Promise.all(looks);
+    const { place, checkpoint } = this.#options;
+    const { size } = checkpoint();
+    const tiles = new Tiles(place.source, size);
+    for await (const { tile, problem, isTouched } of place.look(size, (one) =>
+      this.#isPruned(one),
+    )) {
+      if (this.#stop.signal.aborted) return;
+      const file = tilePath(tile);
+      // A pruning may have been quicker.
+      if (this.#isPruned(tile)) continue;
+      if (problem !== null) {
+        this.#misplaced.add(file);
+        this.#note(file, problem);
+        continue;
+      }
+      this.#misplaced.delete(file);
+      if (!isTouched && !this.#findings.has(file)) continue;
+      if (tile.level === "entries") await this.#checkBundle(tiles, tile.index);
+      else await this.#checkTile(tiles, tile.level, tile.index);
+    }
+    for (const file of this.#findings.keys()) {
+      const tile = parseTilePath(file);
+      if (tile !== null && this.#isPruned(tile)) {
+        this.#misplaced.delete(file);
+        this.#clear(file);
       }
     }
-  }
-
-  async #look(tiles: Tiles, tile: Tile): Promise<void> {
-    const file = tilePath(tile);
-    if (this.#isPruned(tile)) return this.#clear(file);
-    const found = await lstat(join(this.#options.dir, file), { bigint: true }).catch(() => null);
-    if (found === null || !found.isFile()) {
-      this.#note(file, "is missing");
-      return;
-    }
-    if (tile.level !== "entries" && found.size !== BigInt(TILE_WIDTH * HASH_BYTES)) {
-      this.#note(file, "is of a wrong length");
-      return;
-    }
-    const isTouched = this.#seen.note(tile.level, tile.index, found);
-    if (!isTouched && !this.#findings.has(file)) return;
-    if (tile.level === "entries") await this.#checkBundle(tiles, tile.index);
-    else await this.#checkTile(tiles, tile.level, tile.index);
   }
 
   /** Reads the next bundle, its tile, and the tiles above that end there. */
@@ -243,7 +235,7 @@ export class Scrub {
       await this.#pause(1000);
       return;
     }
-    const tiles = new Tiles(this.#options.source, this.#size);
+    const tiles = new Tiles(this.#options.place.source, this.#size);
     let index = Math.floor(this.#position / TILE_WIDTH);
     let bytes = await this.#checkBundle(tiles, index);
     for (let level = 0; ; level++) {
@@ -252,7 +244,7 @@ export class Scrub {
       index = Math.floor(index / TILE_WIDTH);
     }
     this.#position = Math.min(this.#position + TILE_WIDTH, this.#size);
-    await this.#pause((bytes / RATE) * 1000);
+    await this.#pause((bytes / this.#options.place.rate) * 1000);
   }
 
   /** Compares a bundle's entries with their leaf hashes. Resolves to the bytes read. */

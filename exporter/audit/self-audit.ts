@@ -13,7 +13,7 @@ import {
 import type { Checkpoint } from "../log/checkpoint.ts";
 import type { Verifier } from "../log/note.ts";
 import { Scrub, type ScrubStatus } from "./scrub.ts";
-import { openSource } from "./source.ts";
+import type { ScrubPlace } from "./scrub-place.ts";
 
 /** An entry is written this often where nothing has changed, in milliseconds. */
 const ENTRY_MS = 3_600_000;
@@ -30,8 +30,7 @@ export type SelfAudit = {
 };
 
 export type SelfAuditOptions = {
-  /** The log's directory. */
-  readonly dir: string;
+  readonly place: ScrubPlace;
   readonly verifiers: readonly Verifier[];
   readonly checkpoint: () => Checkpoint;
   /** Entries below it may have been pruned. */
@@ -42,8 +41,8 @@ export type SelfAuditOptions = {
 };
 
 /** Starts it. */
-export async function startSelfAudit(options: SelfAuditOptions): Promise<SelfAudit> {
-  const { dir, verifiers, checkpoint, minimum, logger } = options;
+export function startSelfAudit(options: SelfAuditOptions): SelfAudit {
+  const { place, verifiers, checkpoint, minimum, logger } = options;
   const began = Date.now();
   let wroteAt = 0;
   let isChanged = false;
@@ -56,8 +55,7 @@ export async function startSelfAudit(options: SelfAuditOptions): Promise<SelfAud
     void options.write(factsOf(status)).catch(() => undefined);
   };
   const scrub = new Scrub({
-    dir,
-    source: await openSource(dir),
+    place,
     verifiers,
     checkpoint,
     minimum,
@@ -75,11 +73,18 @@ export async function startSelfAudit(options: SelfAuditOptions): Promise<SelfAud
   return {
     status: () => scrub.status(),
     details: () => {
-      const { position, passes, oldestUnverifiedSeconds } = scrub.status();
-      return { scrubPosition: position, scrubPasses: passes, oldestUnverifiedSeconds };
+      const { position, passes, oldestUnverifiedSeconds, findings } = scrub.status();
+      return {
+        ...(findings.length === 0 ? {} : { wrongFiles: findings.length }),
+        scrubPosition: position,
+        scrubPasses: passes,
+        oldestUnverifiedSeconds,
+      };
     },
     reasons: () => {
       const { length } = scrub.status().findings;
+      // Whoever can write to a bucket could otherwise keep every exporter on it from being ready.
+      if (place.mayWait) return [];
       return length === 0 ? [] : [`${length} files of the log are missing or wrong: run verify`];
     },
     stop: async () => {

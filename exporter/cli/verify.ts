@@ -4,6 +4,7 @@ import { SingleBar } from "cli-progress";
 import { Command } from "commander";
 import { readBatchKeys } from "../access/mac.ts";
 import { keptEvidence, MAX_EVIDENCE_BYTES } from "../audit/evidence.ts";
+import { withMirror } from "../audit/mirror.ts";
 import { type Policy, policyOf, readPolicy } from "../audit/policy.ts";
 import { inBucket, inDirectory, openProofs, type ProofSource } from "../audit/proofs.ts";
 import { EXIT_CODES, type VerifyReport } from "../audit/report.ts";
@@ -30,6 +31,7 @@ type Flags = {
   s3PathStyle?: boolean;
   anchors?: string[];
   evidence?: string[];
+  mirror?: string;
 };
 
 const HELP = `
@@ -65,6 +67,7 @@ export function verifyCommand(): Command {
       "proofs by outsiders (default: anchors/ beside the log); of several logs in their order",
     )
     .option("--evidence <file...>", "what a witness kept of this log: requests, or checkpoints")
+    .option("--mirror <dir>", "its mirror (serve --mirror): verified as well, and held against it")
     .option("--seals <file>", "Envoy's log: its seal lines are compared with what is here")
     .option("--batch-keys <file>", "keys of senders, ID:HEX a line, for the MACs of seal lines")
     .option("--require-seals", "open chains count as incomplete")
@@ -106,6 +109,8 @@ export function verifyCommand(): Command {
             bar?.update(done);
           },
         };
+        if (where.length > 1 && flags.mirror !== undefined)
+          throw new MeshsealError("--mirror is for one log.");
         if (where.length > 1) {
           await verifyTogether(sources, options, proofs, flags);
           bar?.stop();
@@ -114,7 +119,11 @@ export function verifyCommand(): Command {
         const beside = proofs[0] == null ? {} : { proofs: proofs[0] };
         const [source] = sources;
         if (source === undefined) throw new MeshsealError("name a log.");
-        const report = await verifyLog(source, { ...options, ...beside });
+        const alone = await verifyLog(source, { ...options, ...beside });
+        const report =
+          flags.mirror === undefined
+            ? alone
+            : await withMirror(alone, source, await openSource(flags.mirror), options);
         bar?.stop();
         if (flags.updateLastSeen) keepSeen(report, flags.lastSeen);
         const kept = await keptEvidence(first);
