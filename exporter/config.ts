@@ -34,6 +34,8 @@ export type Settings = {
   readonly store?: string | undefined;
   /** A second directory with the same log: exporter/store/mirror.ts. */
   readonly mirror?: string | undefined;
+  /** Full files of a log in a directory get the immutable flag, where that can be: exporter/store/flags.ts. */
+  readonly immutableFiles: boolean;
   readonly s3Endpoint?: string | undefined;
   readonly s3Region?: string | undefined;
   readonly s3PathStyle: boolean;
@@ -69,6 +71,7 @@ const Schema = z.strictObject({
   drainDelayMs: z.coerce.number().int().min(0).max(600_000).default(0),
   store: z.string().startsWith("s3://", "must be s3://bucket/prefix").optional(),
   mirror: z.string().min(1).optional(),
+  immutableFiles: z.stringbool().or(z.boolean()).default(false),
   s3Endpoint: z.url({ protocol: /^https?$/ }).optional(),
   s3Region: z.string().min(1).optional(),
   s3PathStyle: z.stringbool().or(z.boolean()).default(false),

@@ -46,6 +46,7 @@ import { retentionRoutes } from "./retention/routes.ts";
 import { bucketShelf, fileShelf } from "./retention/shelf.ts";
 import { Standing } from "./standing.ts";
 import { makeDir } from "./store/file.ts";
+import { tryImmutable } from "./store/flags.ts";
 import { Mirror } from "./store/mirror.ts";
 import { keepLease } from "./take-over.ts";
 import { startThread } from "./thread.ts";
@@ -68,8 +69,10 @@ export async function serve(settings: Settings): Promise<number> {
     const isRemote = settings.store !== undefined;
     thread = startThread(new URL("./publisher-thread", import.meta.url), { data, isRemote });
     const place = await openPlace(settings, data, logger);
-    thread.postMessage({ operation: "open", remote: place.remote?.store ?? null });
-    return await run(settings, data, place, thread, logger);
+    const files = isRemote ? undefined : await filesOf(settings, data);
+    const isImmutable = files === IMMUTABLE;
+    thread.postMessage({ operation: "open", remote: place.remote?.store ?? null, isImmutable });
+    return await run(settings, data, place, thread, files, logger);
   } finally {
     await thread?.terminate();
     unlock();
@@ -81,6 +84,7 @@ async function run(
   data: string,
   place: LogPlace,
   thread: Worker,
+  files: string | undefined,
   logger: Logger,
 ): Promise<number> {
   const { key } = place;
@@ -276,7 +280,7 @@ async function run(
   }
   const address = addressOf(http);
   const healthAddress = health === null ? undefined : addressOf(health);
-  const listening = { address, healthAddress, data, origin: signer.name, vkey: signer.vkey };
+  const listening = { address, healthAddress, data, files, origin: signer.name, vkey: signer.vkey };
   logger.info(listening, "listening");
   isStarted();
   keeper.start();
@@ -343,6 +347,15 @@ async function run(
   await endLease?.();
   logger.info({ treeSize: log.checkpoint.size }, "stopped");
   return code;
+}
+
+const IMMUTABLE = "immutable (chattr +i) once synced";
+
+/** What protects the log's full files in a directory, for the start-up line. */
+async function filesOf({ immutableFiles }: Settings, data: string): Promise<string> {
+  if (!immutableFiles) return "read-only";
+  const problem = await tryImmutable(data);
+  return problem === null ? IMMUTABLE : `read-only, not immutable: ${problem}`;
 }
 
 function tlsFiles({ tlsCert, tlsKey, tlsClientCa }: Settings): TlsFiles | undefined {

@@ -13,7 +13,12 @@ import type { Store } from "./store/store.ts";
 export type PublisherData = { readonly data: string; readonly isRemote: boolean };
 
 /** The first message: the log in a bucket, or null for the one in the data directory. */
-export type Open = { readonly operation: "open"; readonly remote: ClaimedStore | null };
+export type Open = {
+  readonly operation: "open";
+  readonly remote: ClaimedStore | null;
+  /** Full files in a directory get the immutable flag. */
+  readonly isImmutable: boolean;
+};
 
 const { data, isRemote } = workerData as PublisherData;
 // Loading takes most of a second: a standby has done it before it takes a log over.
@@ -24,14 +29,15 @@ const ready = new Promise<Publisher>((resolve) => {
   opened = resolve;
 });
 
-async function open(remote: ClaimedStore | null): Promise<void> {
+async function open({ remote, isImmutable }: Open): Promise<void> {
   const keys = loadKey(data, undefined);
-  const store = remote === null ? localStore() : await bucketStore(remote, keys.verifiers);
+  const store =
+    remote === null ? localStore(isImmutable) : await bucketStore(remote, keys.verifiers);
   opened(new Publisher({ store, ...keys, onDiskFull: (isDiskFull) => reply({ isDiskFull }) }));
 }
 
-function localStore(): Store {
-  return fileStore(join(data, "log"), join(data, "unfinished"));
+function localStore(isImmutable: boolean): Store {
+  return fileStore(join(data, "log"), join(data, "unfinished"), isImmutable);
 }
 
 async function bucketStore(claimed: ClaimedStore, verifiers: readonly Verifier[]): Promise<Store> {
@@ -76,7 +82,7 @@ function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
 parentPort?.on("message", (call: Open | (Call & { readonly id: number })) => {
   if (call.operation === "open") {
     // Where it fails, the thread ends with it.
-    void open(call.remote);
+    void open(call);
     return;
   }
   run(call).then(

@@ -47,6 +47,10 @@ export function serveCommand(): Command {
     .option("--max-connections <n>", "connections at a time (default 10000)")
     .option("--store <s3://bucket/prefix>", "keep the log's files in a bucket: docs/storage.md")
     .option("--mirror <dir>", "keep a second copy of the log there, on another disk or mount")
+    .option(
+      "--immutable-files",
+      "full files get the immutable flag (chattr +i), where rights allow",
+    )
     .option("--s3-endpoint <url>", "an S3-compatible service (default: AWS)")
     .option("--s3-region <name>", "its region (default: as AWS's own tools find it)")
     .option("--s3-path-style", "the bucket's name goes into the path, as most services want it")

@@ -10,6 +10,7 @@ import { MAX_RETENTION_BYTES } from "../log/retention.ts";
 import { parseTilePath, TILE_WIDTH, tilePath } from "../log/tile.ts";
 import type { Bucket, Version } from "../store/bucket.ts";
 import { fileStore } from "../store/file.ts";
+import { setImmutable } from "../store/flags.ts";
 import { describe } from "../store/patience.ts";
 
 export type KeptBundle = {
@@ -85,9 +86,14 @@ export function fileShelf(data: string): Shelf {
       for (const { index } of bundles) {
         const path = join(log, pathOf(index));
         try {
-          await unlink(path);
+          await unlink(path).catch(async (error: unknown) => {
+            // It may have the immutable flag.
+            if (codeOf(error) !== "EPERM") throw error;
+            await setImmutable([path], false);
+            await unlink(path);
+          });
         } catch (error) {
-          if (codeOf(error) !== "ENOENT") return `${path}: ${codeOf(error)}`;
+          if (codeOf(error) !== "ENOENT") return `${path}: ${describe(error)}`;
         }
         // The directory of a thousand bundles goes with the last of them.
         if (index % 1000 === 999) await rmdir(dirname(path)).catch(() => undefined);

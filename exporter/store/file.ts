@@ -27,6 +27,8 @@ import {
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { codeOf } from "../errors.ts";
+import { parseTilePath, TILE_WIDTH } from "../log/tile.ts";
+import { setImmutable } from "./flags.ts";
 import { Conflict, type Store } from "./store.ts";
 
 /** Files written before they begin to be fsynced; at most twice as many hold a descriptor. */
@@ -38,8 +40,11 @@ const MAX_OPEN = 256;
  */
 const SYNCS_AT_ONCE = 3;
 
-/** Returns the store in `dir`, with a directory for drafts on the same file system. Makes both. */
-export function fileStore(dir: string, drafts: string): Store {
+/**
+ * Returns the store in `dir`, with a directory for drafts on the same file system. Makes both. Full tiles and bundles get the immutable
+ * flag once they are synced where `isImmutable` (flags.ts).
+ */
+export function fileStore(dir: string, drafts: string, isImmutable = false): Store {
   // What a crash left there was never part of the log.
   rmSync(drafts, { recursive: true, force: true });
   makeDir(dir);
@@ -51,6 +56,12 @@ export function fileStore(dir: string, drafts: string): Store {
   /** Settles when all files before those have been fsynced. */
   let syncing: Promise<void> = Promise.resolve();
   let count = 0;
+  /** Full tiles that are to get the flag with the next sync. */
+  let unflagged: string[] = [];
+
+  function noteFull(path: string): void {
+    if (isImmutable && parseTilePath(path)?.width === TILE_WIDTH) unflagged.push(join(dir, path));
+  }
 
   function ensureDir(path: string): void {
     if (known.has(path)) return;
@@ -92,8 +103,11 @@ export function fileStore(dir: string, drafts: string): Store {
     // A name's directory is made before the name: the longest paths first.
     const paths = [...named].sort((a, b) => b.length - a.length);
     named.clear();
+    const full = unflagged;
+    unflagged = [];
     await syncOpen();
     for (const path of paths) if (known.has(path)) syncDir(path);
+    if (full.length > 0) await setImmutable(full, true);
   }
 
   const get = (path: string): Buffer | null => {
@@ -111,6 +125,7 @@ export function fileStore(dir: string, drafts: string): Store {
       const target = join(dir, path);
       ensureDir(dirname(target));
       const { draft, file } = writeDraft(bytes);
+      noteFull(path);
       try {
         linkSync(draft, target);
       } catch (error) {
@@ -139,7 +154,14 @@ export function fileStore(dir: string, drafts: string): Store {
       } finally {
         closeSync(file);
       }
-      renameSync(draft, target);
+      noteFull(path);
+      try {
+        renameSync(draft, target);
+      } catch (error) {
+        unlinkSync(draft);
+        // One with the flag was synced: what recovery writes anew is there.
+        if (codeOf(error) !== "EPERM" || !get(path)?.equals(bytes)) throw error;
+      }
       syncDir(dirname(target));
     },
     sync: syncAll,
