@@ -53,7 +53,8 @@ import {
 import type { KeptBundle, Shelf } from "./shelf.ts";
 
 const HOUR_MS = 3_600_000;
-const MINUTE_MS = 60_000;
+/** Each look for new bundles of a hold lists those that are there. */
+const LEGAL_MS = 600_000;
 /** Bundles removed, or given a legal hold, between two looks at the rest of the world. */
 const CHUNK = 256;
 
@@ -128,7 +129,7 @@ export class Keeper {
     quietly(() => this.#resume());
     this.#timers.push(setInterval(() => quietly(() => this.#prune()), HOUR_MS));
     if (this.#options.shelf.legalHold !== undefined)
-      this.#timers.push(setInterval(() => quietly(() => this.#applyLegal()), MINUTE_MS));
+      this.#timers.push(setInterval(() => quietly(() => this.#applyLegal()), LEGAL_MS));
   }
 
   async stop(): Promise<void> {

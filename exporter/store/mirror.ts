@@ -61,6 +61,8 @@ class Differs extends Error {
 export class Mirror {
   readonly #options: MirrorOptions;
   #size = 0;
+  /** Up to which minimum index bundles were removed. */
+  #prunedTo = 0;
   /** When the mirror was last seen to be as the log is. */
   #wasLevelAt = Date.now();
   #problem: string | null = null;
@@ -228,12 +230,14 @@ export class Mirror {
   async #prune(): Promise<void> {
     const { dir, minimum, size } = this.#options;
     const index = minimum();
-    if (index === 0 || this.#size < size()) return;
+    // To look means to list all of it.
+    if (index === this.#prunedTo || this.#size < size()) return;
     const mirror = fileShelf(dir);
     for await (const bundle of mirror.bundles(index)) {
       const problem = await mirror.remove([bundle]);
       if (problem !== null) throw new Error(problem);
     }
+    this.#prunedTo = index;
   }
 }
 
