@@ -203,7 +203,7 @@ async function cluster(admin: Admin, name: string): Promise<Outcome> {
         ? ` There is ${like.slice(0, 3).join(", ")}: is that what "cluster" should say?`
         : "";
     const istio = name.startsWith("outbound|")
-      ? " In Istio: is the exporter's Service there with that port, and does no Sidecar's egress or exportTo hide it from this proxy? For gateways declare it as an extension provider (meshseal init istio --mesh-config)."
+      ? " In Istio: is the exporter's Service there with that port, and does no Sidecar's egress or exportTo hide it from this proxy? A waypoint or gateway has it by the EnvoyFilter that meshseal init istio --gateway writes (Istio 1.30), or as an extension provider (--mesh-config)."
       : "";
     return bad(`Envoy has no cluster "${name}": nothing can be sent.${near}${istio}`);
   }

@@ -57,8 +57,8 @@ async function counts(admin: Admin, exporters: readonly string[]): Promise<Count
   }
   if (isKept) return { counted, entries, verb: "counted" };
   const clusters = await admin.clustersNow();
-  // A sidecar is asked for what it serves; a gateway has nothing inbound.
-  const inbound = [...clusters.keys()].filter((name) => name.startsWith("inbound|"));
+  // A sidecar or waypoint ("inbound-vip|") is asked for what it serves; a gateway has nothing inbound.
+  const inbound = [...clusters.keys()].filter((name) => /^inbound(-vip)?\|/.test(name));
   const outbound = [...clusters.keys()].filter(
     (name) => name.startsWith("outbound|") && !exporters.includes(name),
   );

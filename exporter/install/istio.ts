@@ -65,6 +65,7 @@ export function istioManifest(setup: IstioSetup): string {
         match: `  selector:\n    matchLabels:\n      ${JSON.stringify(label)}: ${JSON.stringify(value)}\n`,
       }),
     ),
+    ...reach(setup),
     ...exclusion(setup),
   ];
   const head = `# The Meshseal filter in Istio's proxies. Written by: meshseal init istio
@@ -137,6 +138,41 @@ ${isNew ? "  wasm:\n" : ""}${indent(wasm, isNew ? 4 : 2)}`;
 function environment({ keyVariable }: IstioSetup): string {
   if (keyVariable === undefined) return "";
   return `vmConfig:\n  env:\n    - name: ${keyVariable}\n      valueFrom: HOST\n`;
+}
+
+/**
+ * A waypoint has only the clusters of its own Services and of those that its routes name, and so have gateways with
+ * PILOT_FILTER_GATEWAY_CLUSTER_CONFIG. An EnvoyFilter's annotation adds others (pilot/pkg/model/envoyfilter.go), from Istio 1.30 on.
+ */
+function reach(setup: IstioSetup): string[] {
+  if (setup.kind !== "TrafficExtension") return [];
+  const host = serviceHost(setup);
+  const places = [
+    ...setup.gateways.map(({ namespace, name }) => ({
+      ...{ namespace, name },
+      where: `  targetRefs:\n    - group: gateway.networking.k8s.io\n      kind: Gateway\n      name: ${name}\n`,
+    })),
+    ...setup.gatewayLabels.map(({ namespace, label, value }) => ({
+      ...{ namespace, name: value },
+      where: `  workloadSelector:\n    labels:\n      ${JSON.stringify(label)}: ${JSON.stringify(value)}\n`,
+    })),
+  ];
+  return places.map(
+    ({
+      namespace,
+      name,
+      where,
+    }) => `# Gives ${name} the exporter's cluster, although no route names it. It changes nothing else.
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata:
+  name: meshseal-cluster-${name}
+  namespace: ${namespace}
+  annotations:
+    envoyfilter.istio.io/referenced-services: ${setup.exporterNamespace}/${host}
+spec:
+${where}`,
+  );
 }
 
 /** The exporter's own sidecar must not record the batches it is sent: each would make a new one. */

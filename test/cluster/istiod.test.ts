@@ -2,31 +2,23 @@
  * The README's part about Istio on the real components: its commands as they stand there, against etcd, an API server and
  * istiod. Where a Pod would start, the test starts its command: the exporter's, Istio's agents' and their Envoys'.
  */
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { mkdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import { join } from "node:path";
 import { request } from "undici";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { parse } from "yaml";
 import { runChecks } from "../../exporter/doctor/check.ts";
 import { meshChecks } from "../../exporter/doctor/mesh.ts";
 import { findPlugins } from "../../exporter/doctor/plugins.ts";
 import { bytesOf } from "../../record/codec.ts";
 import { F_LOCAL_PRINCIPAL, F_PATH, F_PEER_PRINCIPAL, F_SENDER_NAME } from "../../record/fields.ts";
-import { type ApiServer, startApiServer } from "../support/api-server.ts";
-import { compiledMain } from "../support/compiled.ts";
 import { type Service, scratchDir, startRegistry } from "../support/control-plane.ts";
 import { goTool } from "../support/go-tools.ts";
-import {
-  type Istiod,
-  makeEndpoints,
-  makePod,
-  type Pod,
-  startAgent,
-  startIstiod,
-} from "../support/istiod.ts";
+import { type Istio, startAgent, startIstio } from "../support/istiod.ts";
+import { makeEndpoints, makePod, type Pod, startExporterPod } from "../support/kubelet.ts";
 import { checkLog, entriesOf } from "../support/log.ts";
+import type { Process } from "../support/process.ts";
 import { commandsUnder } from "../support/readme.ts";
 import { type RunningEnvoy, receipted, until } from "../support/run-envoy.ts";
 
@@ -58,17 +50,16 @@ const WEB: Pod = {
 const scratch = scratchDir("istiod");
 const at = (name: string): string => join(scratch.dir, name);
 const stops: (() => unknown)[] = [];
-let api: ApiServer;
 let registry: Service;
-let istiod: Istiod;
-let exporter: { stop: () => Promise<number | null>; said: () => string };
+let istio: Istio;
+let exporter: Process;
 let own: RunningEnvoy;
 let cart: RunningEnvoy;
 let web: RunningEnvoy;
 
 function apply(...objects: object[]): void {
   for (const object of objects) {
-    const { status, out } = api.kubectl(["apply", "-f", "-"], JSON.stringify(object));
+    const { status, out } = istio.api.kubectl(["apply", "-f", "-"], JSON.stringify(object));
     expect(status, out).toBe(0);
   }
 }
@@ -80,7 +71,7 @@ function shell(line: string): string {
     encoding: "utf8",
     env: {
       ...process.env,
-      KUBECONFIG: api.kubeconfig,
+      KUBECONFIG: istio.api.kubeconfig,
       PATH: `${at("bin")}:${process.env["PATH"]}`,
     },
   });
@@ -131,7 +122,7 @@ async function loaded(isSo: (found: ReturnType<typeof findPlugins>) => boolean):
       found = await plugins(cart);
       return isSo(found);
     },
-    () => `${JSON.stringify(found)}\n${cart.log()}\n${istiod.log()}`,
+    () => `${JSON.stringify(found)}\n${cart.log()}\n${istio.log()}`,
   );
   await until(
     async () => (await send(1, "/settling").catch(() => [0]))[0] === 200,
@@ -160,35 +151,13 @@ beforeAll(async () => {
   for (const name of ["bin", "own", "cart", "web"]) mkdirSync(at(name), { recursive: true });
   symlinkSync(goTool("helm"), at("bin/helm"));
   symlinkSync(goTool("kubectl"), at("bin/kubectl"));
-  api = await startApiServer(scratch.dir);
-  stops.push(api.stop);
-  // What istioctl installs: its CRDs are those that the API server gets.
-  const generated = spawnSync(
-    goTool("istioctl"),
-    ["manifest", "generate", "--set", "profile=minimal"],
-    { encoding: "utf8", maxBuffer: 1 << 26 },
-  );
-  writeFileSync(at("istio.yaml"), generated.stdout);
-  const crds = generated.stdout
-    .split(/^---$/m)
-    .filter((text) => /^kind: CustomResourceDefinition$/m.test(text));
-  expect(crds.length).toBeGreaterThan(10);
-  const applied = api.kubectl(["apply", "--server-side", "-f", "-"], crds.join("---"));
-  expect(applied.status, applied.out).toBe(0);
-  const served = api.kubectl([
-    ...["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"],
-  ]);
-  expect(served.status, served.out).toBe(0);
-  for (const name of ["istio-system", "shop"])
-    expect(api.kubectl(["create", "namespace", name]).status).toBe(0);
+  // The stricter of the two: what is in no registry is not reached. The waypoint's test has the other.
+  istio = await startIstio(scratch.dir, ["shop"], {
+    mesh: { outboundTrafficPolicy: { mode: "REGISTRY_ONLY" } },
+  });
+  stops.push(istio.stop);
   registry = await startRegistry();
   stops.push(registry.stop);
-  istiod = await startIstiod(at("istiod"), api, {
-    rootNamespace: "istio-system",
-    // Istio's own metrics need a filter that a plain Envoy has not.
-    defaultProviders: {},
-  });
-  stops.push(istiod.stop);
 }, 1_800_000);
 
 afterAll(async () => {
@@ -246,77 +215,28 @@ test("the Pods that would start now: the exporter behind its own sidecar, and tw
     }),
   );
   // The same for the chart's own, which needs no `bind` where packets are redirected.
-  const bound = api.kubectl([
+  const bound = istio.api.kubectl([
     ...["patch", "sidecars.networking.istio.io", "meshseal", "-n", EXPORTER.namespace],
     ...["--type", "json", "-p"],
     JSON.stringify([{ op: "add", path: "/spec/ingress/0/bind", value: EXPORTER.ip }]),
   ]);
   expect(bound.status, bound.out).toBe(0);
-  const set = parse(
-    api.kubectl(["get", "statefulset", "meshseal", "-n", "meshseal-system", "-o", "yaml"]).out,
-  );
-  const template = set.spec.template;
-  makePod(api, { ...EXPORTER, labels: template.metadata.labels });
-  makeEndpoints(api, EXPORTER, "meshseal", [
-    { name: "http-batches", port: 7700 },
-    { name: "http-health", port: 7701 },
-  ]);
-  makePod(api, CART);
-  makeEndpoints(api, CART, "cart", [{ name: "http", port: PORT }]);
-  makePod(api, WEB);
-  exporter = await startContainer(template.spec.containers[0]);
+  makePod(istio.api, CART);
+  makeEndpoints(istio.api, CART, "cart", [{ name: "http", port: PORT }]);
+  makePod(istio.api, WEB);
+  exporter = await startExporterPod(scratch.dir, istio.api, EXPORTER);
   stops.push(exporter.stop);
-  own = await startAgent(at("own"), api, istiod, EXPORTER);
+  own = await startAgent(at("own"), istio, EXPORTER);
   stops.push(own.stop);
-  cart = await startAgent(at("cart"), api, istiod, CART);
+  cart = await startAgent(at("cart"), istio, CART);
   stops.push(cart.stop);
-  web = await startAgent(at("web"), api, istiod, WEB);
+  web = await startAgent(at("web"), istio, WEB);
   stops.push(web.stop);
   await until(
     async () => (await send(1).catch(() => [0]))[0] === 200,
     () => `${cart.log()}\n${web.log()}`,
   );
 }, 300_000);
-
-/** Runs what the container runs, with its settings file from the API server; only the two places are this test's own. */
-async function startContainer(container: {
-  args: string[];
-  env: { name: string; value?: string }[];
-}): Promise<typeof exporter> {
-  const config = api.kubectl([
-    ...["get", "configmap", "meshseal", "-n", "meshseal-system"],
-    ...["-o", "jsonpath={.data.meshseal\\.json}"],
-  ]);
-  writeFileSync(at("meshseal.json"), config.out);
-  const args = container.args.map((arg) => arg.replace("/config/", `${scratch.dir}/`));
-  const env = Object.fromEntries(
-    container.env.map(({ name, value }) => [
-      name,
-      value?.replace("$(POD_NAME)", EXPORTER.name) ?? EXPORTER.name,
-    ]),
-  );
-  const places = ["--data", at("data"), "--health-listen", `${EXPORTER.ip}:7701`];
-  const child: ChildProcess = spawn(process.execPath, [compiledMain(), ...args, ...places], {
-    env: { ...process.env, ...env },
-    stdio: ["ignore", "inherit", "pipe"],
-  });
-  let said = "";
-  child.stderr?.setEncoding("utf8").on("data", (text: string) => {
-    said += text;
-  });
-  const ended = new Promise<number | null>((done) => child.once("exit", (code) => done(code)));
-  await until(
-    () => said.includes('"msg":"listening"') || child.exitCode !== null,
-    () => said,
-  );
-  return {
-    said: () => said,
-    stop: () => {
-      child.kill("SIGTERM");
-      return ended;
-    },
-  };
-}
 
 test("every request is an entry, with the caller's identity from its workload certificate", async () => {
   await loaded((found) => found.length === 1);

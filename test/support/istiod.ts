@@ -1,32 +1,68 @@
 /**
- * Istio as a cluster runs it, in the network that `npm run test:cluster` makes: istiod with its certificate authority, reading an API server; and for each Pod that
- * a test makes, Istio's agent with an Envoy below it. There is no kubelet and no controller: the test does what they would.
+ * Istio as a cluster runs it, in the network that `npm run test:cluster` makes: istiod with its certificate authority, reading an
+ * API server; and for each Pod that a test makes, Istio's agent with an Envoy below it.
  */
-import { type ChildProcess, spawn } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { request } from "undici";
 import { stringify } from "yaml";
 import { findEnvoy } from "../../scripts/envoy.mjs";
-import type { ApiServer } from "./api-server.ts";
+import { type ApiServer, startApiServer } from "./api-server.ts";
 import { freePort } from "./control-plane.ts";
 import { goTool, moduleDir } from "./go-tools.ts";
+import type { Pod } from "./kubelet.ts";
+import { run } from "./process.ts";
 import { type RunningEnvoy, runningEnvoy, until } from "./run-envoy.ts";
 
 const ISTIOD_IP = "10.77.0.2";
 const XDS = `${ISTIOD_IP}:15012`;
 
-export type Istiod = {
+export type Istio = {
+  readonly api: ApiServer;
   /** The authority's certificate, as istiod writes it into each namespace. */
   readonly root: string;
   readonly log: () => string;
   readonly stop: () => Promise<void>;
 };
 
-/** Starts istiod against this API server; `mesh` is its meshConfig. */
-export async function startIstiod(dir: string, api: ApiServer, mesh: object): Promise<Istiod> {
-  mkdirSync(dir, { recursive: true });
-  writeFileSync(join(dir, "mesh.yaml"), stringify(mesh));
+export type IstioOptions = {
+  /** istiod's environment. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** More of meshConfig. */
+  readonly mesh?: object;
+};
+
+/** Starts an API server with Istio's CRDs as istioctl installs them, and istiod. */
+export async function startIstio(
+  dir: string,
+  namespaces: readonly string[],
+  { env = {}, mesh = {} }: IstioOptions = {},
+): Promise<Istio> {
+  const api = await startApiServer(dir);
+  const must = (args: readonly string[], input?: string): void => {
+    const { status, out } = api.kubectl(args, input);
+    if (status !== 0) throw new Error(out);
+  };
+  const generated = spawnSync(
+    goTool("istioctl"),
+    ["manifest", "generate", "--set", "profile=minimal"],
+    { encoding: "utf8", maxBuffer: 1 << 26 },
+  );
+  const crds = generated.stdout
+    .split(/^---$/m)
+    .filter((text) => /^kind: CustomResourceDefinition$/m.test(text));
+  must(["apply", "--server-side", "-f", "-"], crds.join("---"));
+  // The Gateway API's, of the release that this Istio is built with.
+  const gateways = join(moduleDir("sigs.k8s.io/gateway-api", "istio"), "config/crd/standard");
+  must(["apply", "--server-side", "-f", gateways]);
+  must(["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]);
+  for (const name of ["istio-system", ...namespaces]) must(["create", "namespace", name]);
+  writeFileSync(
+    join(dir, "mesh.yaml"),
+    // Istio's own metrics need a filter that a plain Envoy has not.
+    stringify({ rootNamespace: "istio-system", defaultProviders: {}, ...mesh }),
+  );
   const istiod = run(
     goTool("istiod"),
     [
@@ -44,6 +80,7 @@ export async function startIstiod(dir: string, api: ApiServer, mesh: object): Pr
       // A plain Envoy has none of Istio's own filters.
       PILOT_ENABLE_ALPN_FILTER: "false",
       PILOT_ENABLE_METADATA_EXCHANGE: "false",
+      ...env,
     },
   );
   let root = "";
@@ -60,79 +97,15 @@ export async function startIstiod(dir: string, api: ApiServer, mesh: object): Pr
     },
     () => istiod.said(),
   );
-  return { root, log: istiod.said, stop: istiod.stop };
-}
-
-export type Pod = {
-  readonly namespace: string;
-  readonly name: string;
-  readonly serviceAccount: string;
-  readonly labels: Readonly<Record<string, string>>;
-  /** An address that is its own, of 10.77.0.10 to 15. */
-  readonly ip: string;
-};
-
-/** Makes the Pod and its service account, as a controller would, and says that it runs, as a kubelet would. */
-export function makePod(api: ApiServer, pod: Pod): void {
-  const { namespace, name, ip, labels, serviceAccount } = pod;
-  const account = { apiVersion: "v1", kind: "ServiceAccount" };
-  const must = (args: readonly string[], input?: object): void => {
-    const { status, out } = api.kubectl(args, input && JSON.stringify(input));
-    if (status !== 0) throw new Error(`kubectl ${args.join(" ")}: ${out}`);
-  };
-  must(["apply", "-f", "-"], { ...account, metadata: { namespace, name: serviceAccount } });
-  must(["apply", "-f", "-"], {
-    apiVersion: "v1",
-    kind: "Pod",
-    // What the injector adds: with it other sidecars speak mutual TLS to this one.
-    metadata: { namespace, name, labels: { ...labels, "security.istio.io/tlsMode": "istio" } },
-    spec: {
-      serviceAccountName: serviceAccount,
-      nodeName: "node-1",
-      containers: [{ name: "app", image: "app" }],
+  return {
+    api,
+    root,
+    log: istiod.said,
+    stop: async () => {
+      await istiod.stop();
+      await api.stop();
     },
-  });
-  const status = {
-    phase: "Running",
-    podIP: ip,
-    podIPs: [{ ip }],
-    conditions: [{ type: "Ready", status: "True" }],
   };
-  must([
-    ...["patch", "pod", name, "-n", namespace, "--subresource", "status"],
-    ...["--type", "merge", "-p", JSON.stringify({ status })],
-  ]);
-}
-
-/** What the endpoint controller makes of a Service and a Pod that is ready: one address for each of its ports. */
-export function makeEndpoints(
-  api: ApiServer,
-  pod: Pod,
-  service: string,
-  ports: readonly { name: string; port: number }[],
-): void {
-  const { status, out } = api.kubectl(
-    ["apply", "-f", "-"],
-    JSON.stringify({
-      apiVersion: "discovery.k8s.io/v1",
-      kind: "EndpointSlice",
-      metadata: {
-        name: `${service}-1`,
-        namespace: pod.namespace,
-        labels: { "kubernetes.io/service-name": service },
-      },
-      addressType: "IPv4",
-      endpoints: [
-        {
-          addresses: [pod.ip],
-          conditions: { ready: true },
-          targetRef: { kind: "Pod", namespace: pod.namespace, name: pod.name },
-        },
-      ],
-      ports: ports.map(({ name, port }) => ({ name, port, protocol: "TCP" })),
-    }),
-  );
-  if (status !== 0) throw new Error(out);
 }
 
 /**
@@ -141,8 +114,7 @@ export function makeEndpoints(
  */
 export async function startAgent(
   dir: string,
-  api: ApiServer,
-  istiod: Istiod,
+  { api, root }: Istio,
   pod: Pod,
   kind: "sidecar" | "router" | "waypoint" = "sidecar",
 ): Promise<RunningEnvoy> {
@@ -156,15 +128,20 @@ export async function startAgent(
     writeFileSync(join(dir, path), text, { mode: 0o600 });
   };
   put("var/run/secrets/tokens/istio-token", token.out.trim());
-  put("var/run/secrets/istio/root-cert.pem", istiod.root);
+  put("var/run/secrets/istio/root-cert.pem", root);
   put(
     "etc/istio/pod/labels",
     Object.entries(labels)
       .map(([key, value]) => `${key}=${JSON.stringify(value)}\n`)
       .join(""),
   );
-  // Istio's own bootstrap; its two listeners for probes stay at the Pod's address.
-  put("bootstrap.json", bootstrap().replaceAll("{{ .wildcard }}", ip));
+  // Istio's own bootstrap; its two listeners for probes stay at the Pod's address, and what only Istio's Envoy has is left out.
+  put(
+    "bootstrap.json",
+    bootstrap()
+      .replaceAll("{{ .wildcard }}", ip)
+      .replaceAll("{{- if .metadata_discovery }}", "{{- if false }}"),
+  );
   const adminPort = await freePort();
   const agent = run(
     goTool("istio-agent"),
@@ -185,6 +162,10 @@ export async function startAgent(
       // Otherwise it asks the addresses where clouds keep their metadata.
       CLOUD_PLATFORM: "none",
       MINIMUM_DRAIN_DURATION: "1s",
+      // Newer ones keep a tunnel's peer in a class of Istio's own Envoy, older ones in Envoy's own text.
+      ...(kind === "waypoint" ? { ISTIO_META_ISTIO_VERSION: "1.29.1" } : {}),
+      // Where tests find the certificate.
+      OUTPUT_CERTS: dir,
       PROXY_CONFIG: stringify({
         discoveryAddress: XDS,
         binaryPath: await findEnvoy({ version: "1.40" }),
@@ -208,45 +189,13 @@ export async function startAgent(
     },
     () => agent.said(),
   );
-  return runningEnvoy(admin, agent.said, agent.stop);
+  return runningEnvoy(admin, agent.said, async () => {
+    await agent.stop();
+  });
 }
 
 /** From the module that the programs are built from. */
 function bootstrap(): string {
   const module = moduleDir("istio.io/istio", "istio");
   return readFileSync(join(module, "tools/packaging/common/envoy_bootstrap.json"), "utf8");
-}
-
-type Process = {
-  readonly said: () => string;
-  readonly hasEnded: () => boolean;
-  readonly stop: () => Promise<void>;
-};
-
-function run(
-  command: string,
-  args: readonly string[],
-  cwd: string,
-  env: Readonly<Record<string, string>>,
-): Process {
-  const child: ChildProcess = spawn(command, args, {
-    cwd,
-    env: { ...process.env, ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  const lines: string[] = [];
-  for (const stream of [child.stdout, child.stderr])
-    stream?.setEncoding("utf8").on("data", (text: string) => lines.push(text));
-  const ended = new Promise<void>((resolve) => {
-    child.once("exit", () => resolve());
-    child.once("error", () => resolve());
-  });
-  return {
-    said: () => lines.join("").slice(-6000),
-    hasEnded: () => child.exitCode !== null || child.signalCode !== null,
-    stop: () => {
-      child.kill("SIGTERM");
-      return ended;
-    },
-  };
 }
