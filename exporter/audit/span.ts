@@ -4,7 +4,7 @@
  *
  * A span where anything is out of the ordinary is null: it is then walked entry by entry, which says what and where.
  */
-import { ENTRY_MALFORMED, ENTRY_NEWER, Scanner } from "../../record/codec.ts";
+import { ENTRY_NEWER } from "../../record/codec.ts";
 import {
   CHAIN_BYTES,
   DIGEST_BYTES,
@@ -14,8 +14,21 @@ import {
   KIND_REQUEST_START,
   KIND_SIGNATURE,
 } from "../../record/fields.ts";
-import { hashBundle } from "../log/hasher.ts";
+import { scanBundle } from "../log/hasher.ts";
 import { hashesAtLevel, TILE_WIDTH, tileRoot } from "../log/tile.ts";
+import {
+  CHAIN_AT,
+  END,
+  KIND,
+  PLACE_DOUBLES,
+  PLACE_WORDS,
+  PREV_AT,
+  SEQ,
+  START,
+  STREAM_ID_AT,
+  TIME,
+  VERDICT,
+} from "../log/wasm.ts";
 import type { Tiles } from "./tiles.ts";
 
 /** Tiles of a span. */
@@ -90,7 +103,6 @@ export async function readSpan(tiles: Tiles, index: number): Promise<Span | null
 }
 
 class SpanReader {
-  readonly #scanner = new Scanner();
   readonly #stretches = new Map<string, Stretch>();
   readonly #kinds = new Map<number, number>();
   readonly #noted: Noted[] = [];
@@ -100,33 +112,33 @@ class SpanReader {
 
   /** Takes a bundle of `width` entries, the first at leaf `first`. Returns false where anything is not as it must be. */
   take(bundle: Buffer, hashes: Buffer, width: number, first: number): boolean {
-    const ends = endsOf(bundle, width);
-    if (ends === null) return false;
-    const leaves = hashBundle(bundle, width);
-    if (!leaves.equals(hashes)) return false;
-    const scanner = this.#scanner;
+    const scanned = scanBundle(bundle, width);
+    if (scanned === null || !scanned.leaves.equals(hashes)) return false;
+    const { bundle: bytes, leaves, words, doubles } = scanned;
     let stretch: Stretch | undefined;
     let chainAt = -1;
     let headAt = -1;
     let newest = 0;
     for (let i = 0; i < width; i++) {
-      const start = (i === 0 ? 0 : (ends[i - 1] as number)) + 2;
-      const end = ends[i] as number;
-      const verdict = scanner.scan(bundle, start, end);
-      if (verdict === ENTRY_MALFORMED) return false;
-      const { kind, seq, time, prevAt } = scanner;
+      const word = i * PLACE_WORDS;
+      const double = i * PLACE_DOUBLES;
+      const prevAt = words[word + PREV_AT] as number;
+      const kind = doubles[double + KIND] as number;
+      const seq = doubles[double + SEQ] as number;
+      const time = doubles[double + TIME] as number;
       // Neighbours are mostly of one chain: then its id is not looked up.
-      if (chainAt < 0 || !isSame(bundle, chainAt, bundle, scanner.chainAt, CHAIN_BYTES)) {
+      const idAt = words[word + CHAIN_AT] as number;
+      if (chainAt < 0 || !isSame(bytes, chainAt, bytes, idAt, CHAIN_BYTES)) {
         if (stretch !== undefined) stretch.head = digestAt(leaves, headAt);
-        chainAt = scanner.chainAt;
-        const chain = bundle.toString("hex", chainAt, chainAt + CHAIN_BYTES);
+        chainAt = idAt;
+        const chain = bytes.toString("hex", chainAt, chainAt + CHAIN_BYTES);
         stretch = this.#stretches.get(chain);
         headAt = -1;
         if (stretch === undefined) {
           stretch = {
             chain,
             first: seq,
-            prev: digestAt(bundle, prevAt),
+            prev: digestAt(bytes, prevAt),
             firstTime: time,
             next: seq,
             head: new Uint8Array(DIGEST_BYTES),
@@ -141,8 +153,8 @@ class SpanReader {
       if (seq !== stretch.first) {
         const isLinked =
           headAt < 0
-            ? isSame(bundle, prevAt, stretch.head, 0, DIGEST_BYTES)
-            : isSame(bundle, prevAt, leaves, headAt, DIGEST_BYTES);
+            ? isSame(bytes, prevAt, stretch.head, 0, DIGEST_BYTES)
+            : isSame(bytes, prevAt, leaves, headAt, DIGEST_BYTES);
         if (!isLinked) return false;
       }
       if (time < stretch.time) this.#clockSteps++;
@@ -152,8 +164,10 @@ class SpanReader {
       stretch.isClosed ||= kind === KIND_CLOSE;
       headAt = i * DIGEST_BYTES;
       this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) + 1);
-      if (verdict === ENTRY_NEWER || !PLAIN.has(kind) || scanner.streamIdAt >= 0) {
-        this.#noted.push({ index: first + i, bytes: Uint8Array.from(bundle.subarray(start, end)) });
+      const isPlain = PLAIN.has(kind) && words[word + STREAM_ID_AT] === 0;
+      if (!isPlain || words[word + VERDICT] === ENTRY_NEWER) {
+        const [from, to] = [words[word + START] as number, words[word + END] as number];
+        this.#noted.push({ index: first + i, bytes: Uint8Array.from(bytes.subarray(from, to)) });
       }
     }
     if (stretch !== undefined) stretch.head = digestAt(leaves, headAt);
@@ -177,19 +191,6 @@ class SpanReader {
       clockSteps: this.#clockSteps,
     };
   }
-}
-
-/** Returns where each of the `width` entries of a bundle ends, or null unless it holds exactly these. */
-function endsOf(bundle: Buffer, width: number): Uint32Array | null {
-  const ends = new Uint32Array(width);
-  let at = 0;
-  for (let i = 0; i < width; i++) {
-    if (at + 2 > bundle.length) return null;
-    at += 2 + (((bundle[at] as number) << 8) | (bundle[at + 1] as number));
-    if (at > bundle.length) return null;
-    ends[i] = at;
-  }
-  return at === bundle.length ? ends : null;
 }
 
 function digestAt(bytes: Uint8Array, at: number): Uint8Array {

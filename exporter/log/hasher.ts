@@ -6,38 +6,28 @@
  * Lengths must be checked before: a wrong one would hash other bytes of this memory, or trap.
  */
 import { HASH_BYTES } from "./merkle.ts";
-import { SHA256X4_WASM } from "./sha256x4-wasm.ts";
+import { growTo, instantiate, PLACE_BYTES } from "./wasm.ts";
 
-type Exports = {
-  readonly memory: WebAssembly.Memory;
-  readonly free: () => number;
-  readonly leaves: (from: number, count: number, to: number) => void;
-  readonly bundle: (from: number, count: number, to: number, scratch: number) => void;
-  readonly root: (at: number, count: number) => void;
-};
-
-const PAGE_BYTES = 65_536;
 /** Four entries of the longest length, each behind its 0x00. */
 const SCRATCH_BYTES = 4 * 65_536;
+/** The length before an entry in a bundle. */
+const BUNDLE_PREFIX_BYTES = 2;
 
-const { exports } = new WebAssembly.Instance(
-  new WebAssembly.Module(Buffer.from(SHA256X4_WASM, "base64")),
-);
-const wasm = exports as Exports;
+const wasm = instantiate();
 const scratchAt = wasm.free();
 const inputAt = scratchAt + SCRATCH_BYTES;
 let memory = Buffer.from(wasm.memory.buffer);
 
 /** Returns the leaf hashes of `count` entries that stand in `entries` as in a batch, in an ArrayBuffer of their own. */
 export function hashLeaves(entries: Uint8Array, count: number): Buffer {
-  const to = putInput(entries, count);
+  const to = putInput(entries, count * HASH_BYTES);
   wasm.leaves(inputAt, count, to);
   return takeHashes(to, count);
 }
 
 /** Returns the leaf hashes of the first `count` entries of an entry bundle. */
 export function hashBundle(bundle: Uint8Array, count: number): Buffer {
-  const to = putInput(bundle, count);
+  const to = putInput(bundle, count * HASH_BYTES);
   wasm.bundle(inputAt, count, to, scratchAt);
   return takeHashes(to, count);
 }
@@ -49,12 +39,54 @@ export function hashTree(hashes: Uint8Array): Uint8Array {
   return Uint8Array.prototype.slice.call(memory, inputAt, inputAt + HASH_BYTES);
 }
 
-/** Copies `bytes` to the input, makes room for `count` hashes behind it, and returns where. */
-function putInput(bytes: Uint8Array, count: number): number {
+/** What `scanBundle` found: views that the next call of this module overwrites. */
+export type Scanned = {
+  /** What all offsets are into. */
+  readonly bundle: Buffer;
+  /** Leaf hashes, one behind the other. */
+  readonly leaves: Buffer;
+  /** Of each entry what wasm.ts says stands there, as words and, over the same bytes, as doubles. */
+  readonly words: Uint32Array;
+  readonly doubles: Float64Array;
+};
+
+/** Judges and hashes the `count` entries of a bundle. Returns null unless it holds exactly these, all well formed. */
+export function scanBundle(bundle: Uint8Array, count: number): Scanned | null {
+  // Doubles are aligned, and the input is.
+  const places = Math.ceil(bundle.length / 16) * 16;
+  const leavesAt = places + count * PLACE_BYTES;
+  putInput(bundle, leavesAt - bundle.length + count * HASH_BYTES);
+  const end = inputAt + bundle.length;
+  const right = wasm.scan(inputAt, end, count, BUNDLE_PREFIX_BYTES, inputAt + places);
+  if (right !== count) return null;
+  wasm.bundle(inputAt, count, inputAt + leavesAt, scratchAt);
+  const { buffer } = memory;
+  return {
+    bundle: memory,
+    leaves: memory.subarray(inputAt + leavesAt, inputAt + leavesAt + count * HASH_BYTES),
+    words: new Uint32Array(buffer, inputAt + places, (count * PLACE_BYTES) / 4),
+    doubles: new Float64Array(buffer, inputAt + places, (count * PLACE_BYTES) / 8),
+  };
+}
+
+/** Copies `count` entries that stand at `from` of `entries`, as in a batch, to `at` of `bundle`. Returns where they end there. */
+export function packEntries(
+  entries: Uint8Array,
+  count: number,
+  bundle: Uint8Array,
+  at: number,
+): number {
+  const to = putInput(entries, entries.length);
+  const end = wasm.pack(inputAt, count, to);
+  bundle.set(memory.subarray(to, end), at);
+  return at + end - to;
+}
+
+/** Copies `bytes` to the input, makes room for `more` bytes behind it, and returns where. */
+function putInput(bytes: Uint8Array, more: number): number {
   const to = inputAt + bytes.length;
-  const missing = to + count * HASH_BYTES - memory.length;
-  if (missing > 0) {
-    wasm.memory.grow(Math.ceil(missing / PAGE_BYTES));
+  if (to + more > memory.length) {
+    growTo(wasm, to + more);
     memory = Buffer.from(wasm.memory.buffer);
   }
   memory.set(bytes, inputAt);

@@ -10,7 +10,6 @@
  * Operations run one after the other. Knows no threads; publisher-thread.ts gives it one.
  */
 
-import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
 import { each } from "../each.ts";
 import { codeOf } from "../errors.ts";
 import type { Store } from "../store/store.ts";
@@ -18,7 +17,7 @@ import { type Checkpoint, openCheckpoint, signCheckpoint } from "./checkpoint.ts
 import { emptyRoot, HASH_BYTES } from "./merkle.ts";
 import { addLines, type Signer, type Verifier } from "./note.ts";
 import { hashesAtLevel, TILE_WIDTH, type Tile, tilePath, tileRoot } from "./tile.ts";
-import { type TileBytes, Tree } from "./tree.ts";
+import { endOfEntries, type TileBytes, Tree } from "./tree.ts";
 import { parseRecord } from "./wal.ts";
 
 /** Tiles written at the same time. */
@@ -192,17 +191,20 @@ export class Publisher {
     if (firstIndex > this.#tree.size) {
       throw new Error(`leaf ${firstIndex} does not follow a log of ${this.#tree.size}`);
     }
-    let index = firstIndex;
-    let leafAt = 0;
-    for (let at = 0; at < entries.length; index++) {
-      const length = entries.readUInt16BE(at);
-      at += ENTRY_PREFIX_BYTES;
-      if (index === this.#tree.size) {
-        this.#tree.append(entries, at, length, leaves, leafAt);
-        if (this.#isRecovering && this.#tree.size === this.#checkpoint.size) this.#compareRoot();
-      }
-      leafAt += HASH_BYTES;
-      at += length;
+    const next = firstIndex + leaves.length / HASH_BYTES;
+    let at = endOfEntries(entries, 0, Math.min(next, this.#tree.size) - firstIndex);
+    while (this.#tree.size < next) {
+      const { size } = this.#tree;
+      const signed = this.#checkpoint.size;
+      const to = this.#isRecovering && size < signed ? Math.min(next, signed) : next;
+      const end = to === next ? entries.length : endOfEntries(entries, at, to - size);
+      const hashes = leaves.subarray(
+        (size - firstIndex) * HASH_BYTES,
+        (to - firstIndex) * HASH_BYTES,
+      );
+      this.#tree.append(entries.subarray(at, end), hashes);
+      if (this.#isRecovering && to === signed) this.#compareRoot();
+      at = end;
     }
     await this.#writeFull();
   }

@@ -1,4 +1,4 @@
-/** A Publisher on another thread: the same operations as messages. What `add` is given is moved, not copied. */
+/** A Publisher on another thread: the same operations as messages. What `add` is given is shared or moved, not copied. */
 import type { Worker } from "node:worker_threads";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { Publisher } from "./publisher.ts";
@@ -55,9 +55,10 @@ export class RemotePublisher implements Publishing {
     return this.#call({ operation: "restore", from });
   }
 
-  /** Moves both buffers, which must own their ArrayBuffers, to the other thread. */
+  /** Shares both buffers until it resolves, or moves them where they own an ArrayBuffer each. */
   add(record: Buffer, leaves: Buffer): Promise<void> {
-    const moved = [record.buffer as ArrayBuffer, leaves.buffer as ArrayBuffer];
+    const buffers: unknown[] = [record.buffer, leaves.buffer];
+    const moved = buffers.filter((buffer) => buffer instanceof ArrayBuffer);
     return this.#call({ operation: "add", record, leaves }, moved);
   }
 

@@ -12,6 +12,7 @@ import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
 import { codeOf, MeshsealError } from "../errors.ts";
 import type { Store } from "../store/store.ts";
 import type { Checkpoint } from "./checkpoint.ts";
+import { Group } from "./group.ts";
 import { hashLeaves } from "./hasher.ts";
 import { HASH_BYTES } from "./merkle.ts";
 import type { Publishing } from "./remote-publisher.ts";
@@ -29,6 +30,8 @@ const MAX_BEHIND_BYTES = 32 * 1024 * 1024;
 
 /** Bundles that are read while one is looked at: a store may be some milliseconds away. */
 const READS_AHEAD = 16;
+/** Groups whose memory is kept: one is filled, one written, and the publisher has some. */
+const MAX_SPARE = 6;
 
 export type SequencerOptions = {
   readonly wal: Wal;
@@ -45,7 +48,6 @@ export type SequencerOptions = {
 /** Gets entries of the log in order at start: bytes without prefix, leaf hash and leaf index. */
 export type EntryVisitor = (entry: Buffer, leaf: Uint8Array, index: number) => void;
 
-type Appended = { readonly entries: Buffer; readonly leaves: Buffer; readonly count: number };
 type Waiting = { readonly resolve: () => void; readonly reject: (error: unknown) => void };
 
 export class Sequencer {
@@ -55,8 +57,9 @@ export class Sequencer {
   #durable = 0;
   #checkpoint: Checkpoint = { origin: "", size: 0, root: new Uint8Array(HASH_BYTES) };
   #signedAt = Date.now();
-  #group: Appended[] = [];
-  #groupBytes = 0;
+  /** What waits for the next write, and groups whose memory can be used again. */
+  #group = new Group();
+  readonly #spare: Group[] = [];
   #waiting: Waiting[] = [];
   #flushing: Promise<void> | null = null;
   #behindBytes = 0;
@@ -93,7 +96,7 @@ export class Sequencer {
 
   /** Bytes that wait for their fsync. */
   get waitingBytes(): number {
-    return this.#groupBytes;
+    return this.#group.bytes;
   }
 
   get isDiskFull(): boolean {
@@ -137,14 +140,12 @@ export class Sequencer {
 
   /**
    * Gives entries (as a batch has them: `uint16 length || 0x00 || bytes`) the next places. `leaves` are their leaf hashes.
-   * Returns the first leaf index and a promise that resolves when they are durable.
+   * Returns the first leaf index and a promise that resolves when they are durable. Both are copied.
    */
   append(entries: Buffer, leaves: Buffer): { firstIndex: number; durable: Promise<void> } {
     const firstIndex = this.#next;
-    const count = leaves.length / HASH_BYTES;
-    this.#next += count;
-    this.#group.push({ entries, leaves, count });
-    this.#groupBytes += entries.length;
+    this.#next += leaves.length / HASH_BYTES;
+    this.#group.add(entries, leaves);
     const durable = this.whenDurable();
     // Who asks whenDurable later need not look at this one.
     durable.catch(() => undefined);
@@ -154,7 +155,7 @@ export class Sequencer {
   /** Resolves when everything appended so far is durable. */
   whenDurable(): Promise<void> {
     if (this.#isDead) return Promise.reject(new Error("the log cannot be written"));
-    if (this.#group.length === 0 && this.#flushing === null) return Promise.resolve();
+    if (this.#group.isEmpty && this.#flushing === null) return Promise.resolve();
     const wait = new Promise<void>((resolve, reject) => this.#waiting.push({ resolve, reject }));
     this.#flushing ??= this.#flush();
     return wait;
@@ -192,11 +193,11 @@ export class Sequencer {
     while (this.#waiting.length > 0) {
       const group = this.#group;
       const waiting = this.#waiting;
-      this.#group = [];
-      this.#groupBytes = 0;
+      this.#group = this.#spare.pop() ?? new Group();
       this.#waiting = [];
       try {
-        if (group.length > 0) await this.#writeGroup(group);
+        if (!group.isEmpty) await this.#writeGroup(group);
+        else this.#keep(group);
       } catch (error) {
         for (const { reject } of waiting) reject(error);
         this.#die(error);
@@ -208,19 +209,24 @@ export class Sequencer {
     this.#flushing = null;
   }
 
-  async #writeGroup(group: readonly Appended[]): Promise<void> {
-    const entries = group.map((appended) => appended.entries);
-    const record = await this.#untilRoom(() => this.#options.wal.append(this.#durable, entries));
-    const leaves = owned(group.map((appended) => appended.leaves));
+  async #writeGroup(group: Group): Promise<void> {
     const first = this.#durable;
-    this.#durable += leaves.length / HASH_BYTES;
+    await this.#untilRoom(() => this.#options.wal.append(first, group.record));
+    this.#durable += group.count;
     const isBehind = this.#behindBytes > MAX_BEHIND_BYTES;
     if (this.#options.fromWal && (isBehind || this.#fed < first)) {
       this.#feeding ??= this.#feed();
+      this.#keep(group);
       return;
     }
-    const added = this.#give(record, leaves);
+    const added = this.#give(group.record, group.leaves).then(() => this.#keep(group));
     if (this.#behindBytes > MAX_BEHIND_BYTES && !this.#options.fromWal) await added;
+  }
+
+  /** Keeps a group's memory for one to come. */
+  #keep(group: Group): void {
+    if (this.#spare.length >= MAX_SPARE || !group.clear()) return;
+    this.#spare.push(group);
   }
 
   /** Hands a record to the publisher. Resolves when it has it. */
@@ -254,12 +260,12 @@ export class Sequencer {
     }
   }
 
-  async #untilRoom(write: () => Promise<Buffer>): Promise<Buffer> {
+  async #untilRoom(write: () => Promise<void>): Promise<void> {
     for (;;) {
       try {
-        const record = await write();
+        await write();
         this.#isDiskFull = false;
-        return record;
+        return;
       } catch (error) {
         if (codeOf(error) !== "ENOSPC" && codeOf(error) !== "EDQUOT") throw error;
         this.#isDiskFull = true;
@@ -317,7 +323,7 @@ export class Sequencer {
     const prefixed = entries.map((entry) =>
       Buffer.concat([Buffer.of(entry.length >> 8, entry.length & 0xff, 0), entry]),
     );
-    await this.#options.wal.append(first, prefixed);
+    await this.#options.wal.append(first, formatRecord(first, prefixed, 0));
   }
 
   async #readBundle(first: number, size: number): Promise<Uint8Array[]> {

@@ -2,11 +2,12 @@
  * The right edge of a log's tree: what is needed to append leaves, to cut them into tiles, and to know the root.
  * Pure. Memory is one tile a level, and the bundle that is being filled.
  */
+import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
+import { packEntries } from "./hasher.ts";
 import { HASH_BYTES, rangeRoot } from "./merkle.ts";
 import { TILE_WIDTH, type Tile, tileRoot } from "./tile.ts";
 
 const TILE_BYTES = TILE_WIDTH * HASH_BYTES;
-const LENGTH_BYTES = 2;
 /** Room for a bundle at first; it grows with its entries. */
 const BUNDLE_BYTES = 128 * 1024;
 
@@ -26,25 +27,29 @@ export class Tree {
     this.#full = full;
   }
 
-  /** Appends the entry in bytes [from, from + length) of `bytes`, whose leaf hash stands at `leafAt` of `leaves`. Copies both. */
-  append(bytes: Buffer, from: number, length: number, leaves: Buffer, leafAt: number): void {
-    const at = this.#bundleBytes;
-    const end = at + LENGTH_BYTES + length;
-    if (end > this.#bundle.length) this.#growBundle(end);
-    this.#bundle[at] = length >> 8;
-    this.#bundle[at + 1] = length & 0xff;
-    bytes.copy(this.#bundle, at + LENGTH_BYTES, from, from + length);
-    this.#bundleBytes = end;
-    const index = Math.floor(this.size / TILE_WIDTH);
-    this.size++;
-    if (this.size % TILE_WIDTH === 0) {
-      this.#full({
-        tile: { level: "entries", index, width: TILE_WIDTH },
-        bytes: this.#takeBundle(),
-      });
-      this.#bundleBytes = 0;
+  /** Appends `entries`, as a batch has them, whose leaf hashes are `leaves`. Copies both. */
+  append(entries: Buffer, leaves: Buffer): void {
+    const count = leaves.length / HASH_BYTES;
+    let from = 0;
+    for (let done = 0; done < count; ) {
+      const some = Math.min(count - done, TILE_WIDTH - (this.size % TILE_WIDTH));
+      const to = endOfEntries(entries, from, some);
+      // Each has its 0x00 here, and not in the bundle.
+      const end = this.#bundleBytes + to - from - some;
+      if (end > this.#bundle.length) this.#growBundle(end);
+      packEntries(entries.subarray(from, to), some, this.#bundle, this.#bundleBytes);
+      this.#bundleBytes = end;
+      const index = Math.floor(this.size / TILE_WIDTH);
+      this.size += some;
+      if (this.size % TILE_WIDTH === 0) {
+        const bytes = this.#takeBundle();
+        this.#full({ tile: { level: "entries", index, width: TILE_WIDTH }, bytes });
+        this.#bundleBytes = 0;
+      }
+      this.#add(0, leaves.subarray(done * HASH_BYTES, (done + some) * HASH_BYTES));
+      from = to;
+      done += some;
     }
-    this.#add(0, leaves, leafAt);
   }
 
   /** Takes up a tree of `size`: the hashes of the partial tile of each level, and the partial bundle. */
@@ -100,19 +105,29 @@ export class Tree {
     this.#bundle = larger;
   }
 
-  #add(level: number, hashes: Uint8Array, at: number): void {
+  /** Adds hashes to a level, no more than its tile has room for. */
+  #add(level: number, hashes: Uint8Array): void {
     let edge = this.#edges[level];
     if (edge === undefined) {
       edge = { hashes: Buffer.alloc(TILE_BYTES), count: 0, index: 0 };
       this.#edges.push(edge);
     }
-    edge.hashes.set(hashes.subarray(at, at + HASH_BYTES), edge.count * HASH_BYTES);
-    edge.count++;
+    edge.hashes.set(hashes, edge.count * HASH_BYTES);
+    edge.count += hashes.length / HASH_BYTES;
     if (edge.count < TILE_WIDTH) return;
     const bytes = Buffer.from(edge.hashes);
     this.#full({ tile: { level, index: edge.index, width: TILE_WIDTH }, bytes });
     edge.count = 0;
     edge.index++;
-    this.#add(level + 1, tileRoot(bytes), 0);
+    this.#add(level + 1, tileRoot(bytes));
   }
+}
+
+/** Returns where the `count` entries that stand at `from` of `entries`, as a batch has them, end. */
+export function endOfEntries(entries: Uint8Array, from: number, count: number): number {
+  let at = from;
+  for (let i = 0; i < count; i++) {
+    at += ENTRY_PREFIX_BYTES + (((entries[at] as number) << 8) | (entries[at + 1] as number));
+  }
+  return at;
 }

@@ -23,7 +23,8 @@ import { makeDir, syncDir } from "../store/file.ts";
 const SEED_BYTES = 4;
 const HEADER_BYTES = 8;
 const INDEX_BYTES = 8;
-const BODY_AT = HEADER_BYTES + INDEX_BYTES;
+/** Bytes before the entries in a record. */
+export const BODY_AT: number = HEADER_BYTES + INDEX_BYTES;
 /** A segment is closed when it is longer, unless told otherwise. */
 const SEGMENT_BYTES = 16 * 1024 * 1024;
 
@@ -105,14 +106,14 @@ export class Wal {
   }
 
   /**
-   * Writes entries as one record: when it resolves they survive a loss of power. Resolves to the record, in an ArrayBuffer
-   * of its own. On an error nothing of it counts.
+   * Writes `record`, whose entries stand behind room for its head (BODY_AT), which is filled in: when it resolves they survive
+   * a loss of power. On an error nothing of it counts.
    */
-  async append(firstIndex: number, entries: readonly Buffer[]): Promise<Buffer> {
+  async append(firstIndex: number, record: Buffer): Promise<void> {
     if (this.#file === null || this.#length > this.#segmentBytes) await this.#begin(firstIndex);
     const file = this.#file;
     if (file === null) throw new Error("no segment is open");
-    const record = formatRecord(firstIndex, entries, this.#seed);
+    fillHead(record, firstIndex, this.#seed);
     try {
       await writeAll(file, record, this.#length);
       await file.datasync();
@@ -123,7 +124,6 @@ export class Wal {
     }
     this.#length += record.length;
     this.#sizes.set(this.#segments.at(-1) ?? firstIndex, this.#length);
-    return record;
   }
 
   /** Removes the full segments whose records all lie below `size`. */
@@ -178,12 +178,16 @@ async function writeAll(file: FileHandle, bytes: Buffer, to: number): Promise<vo
 export function formatRecord(firstIndex: number, entries: readonly Buffer[], seed: number): Buffer {
   const size = entries.reduce((sum, { length }) => sum + length, BODY_AT);
   const record = Buffer.allocUnsafeSlow(size);
-  record.writeUInt32BE(size - HEADER_BYTES, 0);
-  record.writeBigUInt64BE(BigInt(firstIndex), HEADER_BYTES);
   let at = BODY_AT;
   for (const part of entries) at += part.copy(record, at);
-  record.writeUInt32BE(crc32(record.subarray(HEADER_BYTES), seed), 4);
+  fillHead(record, firstIndex, seed);
   return record;
+}
+
+function fillHead(record: Buffer, firstIndex: number, seed: number): void {
+  record.writeUInt32BE(record.length - HEADER_BYTES, 0);
+  record.writeBigUInt64BE(BigInt(firstIndex), HEADER_BYTES);
+  record.writeUInt32BE(crc32(record.subarray(HEADER_BYTES), seed), 4);
 }
 
 /** Returns what stands in a record that is whole. */

@@ -114,7 +114,10 @@ export function receiptOf(
 export function build(entries: readonly Made[]): { files: Map<string, Buffer>; root: Uint8Array } {
   const made: TileBytes[] = [];
   const tree = new Tree((tile) => made.push(tile));
-  for (const { bytes, digest } of entries) tree.append(bytes, 0, bytes.length, digest, 0);
+  for (const { bytes, digest } of entries) {
+    const prefix = Buffer.of(bytes.length >> 8, bytes.length & 0xff, 0);
+    tree.append(Buffer.concat([prefix, bytes]), digest);
+  }
   const files = new Map<string, Buffer>();
   for (const { tile, bytes } of [...made, ...tree.partials()]) files.set(tilePath(tile), bytes);
   return { files, root: tree.root() };

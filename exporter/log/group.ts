@@ -1,0 +1,68 @@
+/**
+ * What one fsync makes durable: entries as the WAL's record will have them, and their leaf hashes. Its memory is used again, and is
+ * shared, so that the publisher's thread reads it where it is.
+ */
+import { HASH_BYTES } from "./merkle.ts";
+import { BODY_AT } from "./wal.ts";
+
+/**
+ * Room at first, more than a second of a disk that is slow: growing means copying. Memory that was never written to takes no place.
+ * A group that has grown is not kept.
+ */
+const RECORD_BYTES = 16 * 1024 * 1024;
+const LEAVES_BYTES = 2 * 1024 * 1024;
+
+export class Group {
+  #record = shared(RECORD_BYTES);
+  #recordEnd = BODY_AT;
+  #leaves = shared(LEAVES_BYTES);
+  #leavesEnd = 0;
+
+  get isEmpty(): boolean {
+    return this.#leavesEnd === 0;
+  }
+
+  /** Bytes of its entries. */
+  get bytes(): number {
+    return this.#recordEnd - BODY_AT;
+  }
+
+  get count(): number {
+    return this.#leavesEnd / HASH_BYTES;
+  }
+
+  /** Its entries behind room for a record's head. */
+  get record(): Buffer {
+    return this.#record.subarray(0, this.#recordEnd);
+  }
+
+  get leaves(): Buffer {
+    return this.#leaves.subarray(0, this.#leavesEnd);
+  }
+
+  /** Copies entries, as a batch has them, and their leaf hashes behind those that are there. */
+  add(entries: Buffer, leaves: Buffer): void {
+    this.#record = withRoom(this.#record, this.#recordEnd, entries.length);
+    this.#leaves = withRoom(this.#leaves, this.#leavesEnd, leaves.length);
+    this.#recordEnd += entries.copy(this.#record, this.#recordEnd);
+    this.#leavesEnd += leaves.copy(this.#leaves, this.#leavesEnd);
+  }
+
+  /** Empties it. Returns false where it has become too large to be kept. */
+  clear(): boolean {
+    this.#recordEnd = BODY_AT;
+    this.#leavesEnd = 0;
+    return this.#record.length === RECORD_BYTES && this.#leaves.length === LEAVES_BYTES;
+  }
+}
+
+function shared(bytes: number): Buffer {
+  return Buffer.from(new SharedArrayBuffer(bytes));
+}
+
+function withRoom(bytes: Buffer, end: number, more: number): Buffer {
+  if (end + more <= bytes.length) return bytes;
+  const larger = shared(Math.max(2 * bytes.length, end + more));
+  bytes.copy(larger, 0, 0, end);
+  return larger;
+}
