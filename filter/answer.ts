@@ -11,6 +11,7 @@ import {
   RECEIPT_HEADER,
   RECEIPT_MAC_HEADER,
   REFUSAL_HEADER,
+  REFUSAL_MAC_HEADER,
   REFUSED_FORK,
   REFUSED_HOLE,
   REFUSED_MALFORMED,
@@ -24,15 +25,15 @@ import { isText, Text } from "./host";
 export let isOk: bool = false;
 export let receiptAt: usize = 0;
 export let receiptBytes: usize = 0;
+/** The MAC of the receipt or of the refusal: an answer has one of them. */
 export let macAt: usize = 0;
 export let macBytes: usize = 0;
+export let refusalAt: usize = 0;
+export let refusalBytes: usize = 0;
+export let wantAt: usize = 0;
+export let wantBytes: usize = 0;
 /** Seconds. */
 export let retryAfter: u64 = 0;
-
-let refusalAt: usize = 0;
-let refusalBytes: usize = 0;
-let want: u64 = 0;
-let hasWant: bool = false;
 
 const STATUS = new Text(":status");
 const OK_STATUS = new Text("200");
@@ -40,6 +41,7 @@ const RETRY_AFTER = new Text("retry-after");
 const RECEIPT = new Text(RECEIPT_HEADER);
 const RECEIPT_MAC = new Text(RECEIPT_MAC_HEADER);
 const REFUSAL = new Text(REFUSAL_HEADER);
+const REFUSAL_MAC = new Text(REFUSAL_MAC_HEADER);
 const WANT = new Text(WANT_HEADER);
 const MALFORMED = new Text(REFUSED_MALFORMED);
 const FORK = new Text(REFUSED_FORK);
@@ -53,7 +55,7 @@ export function read(): bool {
   receiptBytes = 0;
   macBytes = 0;
   refusalBytes = 0;
-  hasWant = false;
+  wantBytes = 0;
   retryAfter = 0;
   if (!host.headerPairs(host.CALL_RESPONSE_HEADERS) || host.size < 4) return false;
   const from = host.data;
@@ -78,15 +80,15 @@ function take(key: usize, keyBytes: usize, value: usize, bytes: usize): void {
   else if (isText(key, keyBytes, RECEIPT)) {
     receiptAt = value;
     receiptBytes = bytes;
-  } else if (isText(key, keyBytes, RECEIPT_MAC)) {
+  } else if (isText(key, keyBytes, RECEIPT_MAC) || isText(key, keyBytes, REFUSAL_MAC)) {
     macAt = value;
     macBytes = bytes;
   } else if (isText(key, keyBytes, REFUSAL)) {
     refusalAt = value;
     refusalBytes = bytes;
   } else if (isText(key, keyBytes, WANT)) {
-    want = decimal(value, bytes);
-    hasWant = bytes > 0;
+    wantAt = value;
+    wantBytes = bytes;
   } else if (isText(key, keyBytes, RETRY_AFTER)) retryAfter = decimal(value, bytes);
 }
 
@@ -102,7 +104,7 @@ export function finalCause(first: u64): u32 {
   if (isText(refusalAt, refusalBytes, TOO_LARGE)) return ABANDONED_TOO_LARGE;
   // A hole before our first entry cannot be filled: what a receipt covered is freed.
   const isHole = isText(refusalAt, refusalBytes, HOLE);
-  return isHole && hasWant && want < first ? ABANDONED_HOLE : 0;
+  return isHole && wantBytes > 0 && decimal(wantAt, wantBytes) < first ? ABANDONED_HOLE : 0;
 }
 
 /** Reads up to 15 digits; anything else is 0. */

@@ -21,6 +21,9 @@ export let from: usize = 0;
 export let to: usize = 0;
 export let count: u32 = 0;
 
+/** Its MAC, where there is a key. */
+export const MAC: usize = memory.data(32, 16);
+
 const LAST: usize = memory.data(32, 16);
 
 /** Frames at most `most` bytes of entries, at least one entry. The buffer must hold one. */
@@ -46,7 +49,8 @@ export function frame(most: usize): void {
   memory.copy(from + BATCH_HEADER_BYTES, chain.RECEIPT, chain.receiptBytes);
   if (macBytes === 0) return;
   sha256(last + ENTRY_PREFIX_BYTES - 1, (entryBytes(last) as u32) + 1, LAST);
-  signer.macBatch(chain.ID, chain.firstSeq, count, LAST, buffer.start - macBytes);
+  signer.macBatch(chain.ID, chain.firstSeq, count, LAST, MAC);
+  memory.copy(buffer.start - macBytes, MAC, macBytes);
 }
 
 /** Bytes of the entry whose prefix is at `at`. */

@@ -42,6 +42,7 @@ let block: usize = 0;
 let room: usize = 0;
 let from: usize = 0;
 let to: usize = 0;
+let mac: usize = 0;
 let first: u64 = 0;
 let count: u32 = 0;
 
@@ -101,7 +102,8 @@ function adopt(): bool {
   }
   if (at !== to || found !== count || found === 0) return false;
   sha256(last + PREFIX - 1, (entryBytes(last) as u32) + 1, LAST);
-  if (macBytes > 0) signer.macBatch(from + BATCH_CHAIN_AT, first, count, LAST, entries - macBytes);
+  mac = entries - macBytes;
+  if (macBytes > 0) signer.macBatch(from + BATCH_CHAIN_AT, first, count, LAST, mac);
   isHeld = true;
   return true;
 }
@@ -140,6 +142,7 @@ export function answered(call: u32, headerCount: u32, now: u64): void {
   metrics.refusals.add(1);
   const cause = answer.finalCause(first);
   if (cause === 0 || (cause === ABANDONED_HOLE && holes++ < MAX_HOLES)) return failed(now);
+  if (!outbox.isProven(from + BATCH_CHAIN_AT, mac)) return failed(now);
   host.log(host.WARN, "meshseal: a batch that another VM left was refused: see the exporter");
   metrics.lostEntries.add(count);
   drop();

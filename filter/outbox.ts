@@ -7,7 +7,13 @@ import {
   proxy_set_effective_context,
 } from "@solo-io/proxy-runtime/assembly/imports";
 import { DIGEST_BYTES, MAX_RECEIPT } from "../record/fields";
-import { BATCH_PATH, BATCH_TYPE, ENTRY_PREFIX_BYTES, KEY_ID_HEADER } from "../record/wire";
+import {
+  BATCH_MAC_BYTES,
+  BATCH_PATH,
+  BATCH_TYPE,
+  ENTRY_PREFIX_BYTES,
+  KEY_ID_HEADER,
+} from "../record/wire";
 import * as answer from "./answer";
 import * as batch from "./batch";
 import * as buffer from "./buffer";
@@ -171,7 +177,7 @@ export function answered(call: u32, headerCount: u32, now: u64): void {
   if (!answer.isRefusal()) return failed(now);
   metrics.refusals.add(1);
   const cause = answer.finalCause(chain.firstSeq);
-  if (cause !== 0) return giveUp(cause, now);
+  if (cause !== 0 && isProven(chain.ID, batch.MAC)) return giveUp(cause, now);
   failed(now);
   if (answer.retryAfter > 0)
     nextTry = max(nextTry, now + min(answer.retryAfter, MAX_RETRY_AFTER_S) * 1_000_000);
@@ -220,6 +226,21 @@ export function receiptOf(id: usize): u64 {
     if (!signer.isReceiptMac(id, NOTE, noteBytes, MAC)) return 0;
   }
   return readReceipt(NOTE, noteBytes, id);
+}
+
+/** Tells if the refusal that was read last is of the batch with this MAC, by who holds the key; true where there is no key. */
+export function isProven(id: usize, batchMac: usize): bool {
+  if (signer.batchKey === null) return true;
+  const bytes = (BATCH_MAC_BYTES as usize) + answer.refusalBytes + answer.wantBytes;
+  const text = host.allocate(bytes);
+  memory.copy(text, batchMac, BATCH_MAC_BYTES);
+  memory.copy(text + BATCH_MAC_BYTES, answer.refusalAt, answer.refusalBytes);
+  memory.copy(text + bytes - answer.wantBytes, answer.wantAt, answer.wantBytes);
+  const isIt =
+    decodeBase64(answer.macAt, answer.macBytes, MAC, 48) === 32 &&
+    signer.isRefusalMac(id, text, bytes as u32, MAC);
+  if (!isIt) metrics.badReceipts.add(1);
+  return isIt;
 }
 
 /** Compares the head that the last receipt names, in hex, with a digest. */

@@ -7,6 +7,7 @@ import {
   HEAD_LABEL,
   MAC_LABEL_BATCH,
   MAC_LABEL_RECEIPT,
+  MAC_LABEL_REFUSAL,
   MAC_LABEL_SEAL,
   SEAL_LABEL,
 } from "../record/wire";
@@ -25,6 +26,7 @@ export let signatureAt: usize = 0;
 
 const BATCH = new Text(MAC_LABEL_BATCH);
 const RECEIPT = new Text(MAC_LABEL_RECEIPT);
+const REFUSAL = new Text(MAC_LABEL_REFUSAL);
 const SEAL = new Text(MAC_LABEL_SEAL);
 const HEAD = new Text(HEAD_LABEL + "\n");
 const SEAL_HEAD = new Text(SEAL_LABEL + "\n");
@@ -68,8 +70,17 @@ export function macBatch(chain: usize, first: u64, count: u32, last: usize, to: 
 
 /** Tells if `mac`, 32 bytes, is that of a receipt. */
 export function isReceiptMac(chain: usize, note: usize, bytes: u32, mac: usize): bool {
-  derive(RECEIPT, chain);
-  hmac(DERIVED, note, bytes, MAC);
+  return isMac(RECEIPT, chain, note, bytes, mac);
+}
+
+/** Tells if `mac`, 32 bytes, is that of a refusal: `text` is the batch's own MAC, and what the refusal says. */
+export function isRefusalMac(chain: usize, text: usize, bytes: u32, mac: usize): bool {
+  return isMac(REFUSAL, chain, text, bytes, mac);
+}
+
+function isMac(label: Text, chain: usize, text: usize, bytes: u32, mac: usize): bool {
+  derive(label, chain);
+  hmac(DERIVED, text, bytes, MAC);
   let difference: u8 = 0;
   for (let i: usize = 0; i < 32; i++) difference |= load<u8>(MAC + i) ^ load<u8>(mac + i);
   return difference === 0;

@@ -61,12 +61,16 @@ export const KEY_ID_HEADER: string = "meshseal-key-id";
 /** On a 200 to a batch with a MAC: the MAC of the receipt, in base64. Without TLS a forged 200 would free buffers. */
 export const RECEIPT_MAC_HEADER: string = "meshseal-receipt-mac";
 
+/** On a refusal of a batch whose MAC is right: the MAC of the refusal, in base64. Without TLS a forged one would end chains. */
+export const REFUSAL_MAC_HEADER: string = "meshseal-refusal-mac";
+
 /** On a batch that `meshseal recover` brings home out of an Envoy's log. */
 export const RECOVERED_HEADER: string = "meshseal-recovered";
 
 // Labels keep MACs and signatures of one purpose from being used for another. FORMAT.md sections 4.7 to 4.9.
 export const MAC_LABEL_BATCH: string = "meshseal/v1/batch";
 export const MAC_LABEL_RECEIPT: string = "meshseal/v1/receipt";
+export const MAC_LABEL_REFUSAL: string = "meshseal/v1/refusal";
 export const MAC_LABEL_SEAL: string = "meshseal/v1/seal";
 export const HEAD_LABEL: string = "meshseal/v1/head";
 export const SEAL_LABEL: string = "meshseal/v1/seal";

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { request } from "undici";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { judgeMac, macOfReceipt, readBatchKeys } from "../exporter/access/mac.ts";
+import { judgeMac, macOfReceipt, macOfRefusal, readBatchKeys } from "../exporter/access/mac.ts";
 import { parseBatchHeader } from "../record/batch.ts";
 import { bytesOf } from "../record/codec.ts";
 import * as f from "../record/fields.ts";
@@ -37,6 +37,12 @@ function receiptWithMac(call: Call, key: Buffer = KEY): [string, string][] {
   const { chain } = entriesOf(call);
   const mac = macOfReceipt(key, Buffer.from(chain, "hex"), note);
   return [...receipt, ["meshseal-receipt-mac", mac.toString("base64")]];
+}
+
+/** What the exporter puts beside a refusal of this call. */
+function refusalMac(call: Call, word: string, key: Buffer = KEY, want?: number): string {
+  const { chain, mac } = parseBatchHeader(call.body) ?? { chain: KEY, mac: KEY };
+  return macOfRefusal(key, chain, mac, word, want).toString("base64");
 }
 
 describe("the filter", () => {
@@ -71,6 +77,57 @@ describe("the filter", () => {
       for (let i = 0; i < 12 && host.calls.length < 2; i++) host.tick();
       host.answer(lastCall(host), receiptWithMac(lastCall(host)));
       expect(host.metric("receipted_entries")).toBe(2);
+    },
+  );
+
+  test.each([
+    ["no MAC", "malformed", undefined, () => [], false],
+    ["a MAC that is no base64", "malformed", undefined, () => ["?"], false],
+    [
+      "another key's MAC",
+      "malformed",
+      undefined,
+      (call) => [refusalMac(call, "malformed", KEYS.get("shop"))],
+      false,
+    ],
+    [
+      "the MAC of another word",
+      "malformed",
+      undefined,
+      (call) => [refusalMac(call, "fork")],
+      false,
+    ],
+    [
+      "the MAC of another batch",
+      "malformed",
+      undefined,
+      (call, before) => [refusalMac({ ...call, body: before.body }, "malformed")],
+      false,
+    ],
+    ["the MAC of another want", "hole", 0, (call) => [refusalMac(call, "hole", KEY, 1)], false],
+    ["its MAC", "malformed", undefined, (call) => [refusalMac(call, "malformed")], true],
+    ["its MAC and what is wanted", "hole", 0, (call) => [refusalMac(call, "hole", KEY, 0)], true],
+  ] as [string, string, number | undefined, (call: Call, before: Call) => string[], boolean][])(
+    "a refusal with %s ends a chain only if it is the log's: %s",
+    async (_, word, want, macs, isFinal) => {
+      const host = await withKey();
+      const before = lastCall(host);
+      host.answer(before, receiptWithMac(before));
+      host.request(stream("/b"));
+      host.tick();
+      const call = lastCall(host);
+      host.answer(call, [
+        [":status", "409"],
+        ["meshseal-refusal", word],
+        ...(want === undefined ? [] : [["meshseal-want", String(want)] as [string, string]]),
+        ...macs(call, before).map((mac) => ["meshseal-refusal-mac", mac] as [string, string]),
+      ]);
+      expect(host.metric("refusals")).toBe(1);
+      expect(host.metric("lost_entries")).toBe(isFinal ? 1 : 0);
+      expect(host.metric("bad_receipts")).toBe(isFinal ? 0 : 1);
+      for (let i = 0; i < 12 && host.calls.length < 3; i++) host.tick();
+      const { chain } = entriesOf(lastCall(host));
+      expect(chain === entriesOf(call).chain).toBe(!isFinal);
     },
   );
 

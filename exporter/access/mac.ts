@@ -1,6 +1,6 @@
 /**
  * MACs of batches, receipts and seal lines, for senders that share a key with the exporter. FORMAT.md sections 4.7, 4.9
- * and 5.6. HMAC-SHA-256 (RFC 2104); a chain's own keys by HKDF-Expand (RFC 5869, section 2.3).
+ * and 5.8. HMAC-SHA-256 (RFC 2104); a chain's own keys by HKDF-Expand (RFC 5869, section 2.3).
  */
 import { createHash, createHmac, timingSafeEqual } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -11,6 +11,7 @@ import {
   ENTRY_PREFIX_BYTES,
   MAC_LABEL_BATCH,
   MAC_LABEL_RECEIPT,
+  MAC_LABEL_REFUSAL,
   MAC_LABEL_SEAL,
 } from "../../record/wire.ts";
 import { MeshsealError } from "../errors.ts";
@@ -71,6 +72,21 @@ export function macOfReceipt(key: Uint8Array, chain: Uint8Array, receipt: string
     .digest();
 }
 
+/** Returns the MAC of a refusal, a word and the seq that is wanted if there is one, for the sender of the batch with the MAC `batchMac`. */
+export function macOfRefusal(
+  key: Uint8Array,
+  chain: Uint8Array,
+  batchMac: Uint8Array,
+  refusal: string,
+  want?: number,
+): Buffer {
+  return createHmac("sha256", derive(key, MAC_LABEL_REFUSAL, chain))
+    .update(batchMac)
+    .update(refusal)
+    .update(want === undefined ? "" : String(want))
+    .digest();
+}
+
 /** Returns the MAC of a seal line up to the proofs behind it. */
 export function macOfSeal(key: Uint8Array, chain: Uint8Array, line: string): Buffer {
   return createHmac("sha256", derive(key, MAC_LABEL_SEAL, chain))
@@ -80,7 +96,12 @@ export function macOfSeal(key: Uint8Array, chain: Uint8Array, line: string): Buf
 
 /** What a batch's MAC says: whose it is, none at all, or what is wrong with it. */
 export type MacVerdict =
-  | { readonly sender: Sender; readonly key: Buffer; readonly chain: Uint8Array }
+  | {
+      readonly sender: Sender;
+      readonly key: Buffer;
+      readonly chain: Uint8Array;
+      readonly mac: Uint8Array;
+    }
   | { readonly problem: string }
   | null;
 
@@ -109,7 +130,8 @@ export function judgeMac(batch: Buffer, keyId: string | undefined, keys: BatchKe
   if (!timingSafeEqual(macOfBatch(key, header, last), header.mac)) {
     return { problem: `the MAC is not by the key ${keyId}` };
   }
-  return { sender: { name: `mac:${keyId}`, auth: SENDER_MAC }, key, chain: header.chain };
+  const sender = { name: `mac:${keyId}`, auth: SENDER_MAC };
+  return { sender, key, chain: header.chain, mac: header.mac };
 }
 
 /** Returns the key id in the first entry; "" if that is an `open` without one, undefined if it is no entry. */
