@@ -181,6 +181,29 @@ const BY_PATH: readonly (readonly [string, Facts])[] = [
     },
   ],
   [
+    "/full",
+    {
+      status: 503,
+      flags: 128,
+      code_details: expect.stringContaining("overflow") as unknown as string,
+      upstream_cluster: "full",
+      attempts: 1,
+      answered_by: f.ANSWERED_BY_PROXY,
+    },
+  ],
+  [
+    "/empty",
+    {
+      status: 503,
+      flags: 2,
+      code_details: "no_healthy_upstream",
+      upstream_cluster: "empty",
+      attempts: 1,
+      answered_by: f.ANSWERED_BY_PROXY,
+      ...without("upstream_address"),
+    },
+  ],
+  [
     "/secure",
     {
       status: 200,

@@ -251,6 +251,8 @@ function routes(): Json[] {
   return [
     at("/direct", { direct_response: { status: 200, body: { inline_string: "direct" } } }),
     at("/dead", to("dead")),
+    at("/full", to("full")),
+    at("/empty", to("empty")),
     at("/secure", to("secure")),
     at("/flaky", to("plain", { retry_policy: { retry_on: "reset", num_retries: 2 } })),
     at(
@@ -400,6 +402,8 @@ export function bootstrapOf(
       clusters: [
         cluster("plain", plain),
         cluster("dead", 1),
+        cluster("full", plain, { circuit_breakers: { thresholds: [{ max_requests: 0 }] } }),
+        { name: "empty", type: "STATIC", load_assignment: { cluster_name: "empty" } },
         cluster("secure", secure, upstreamTls),
         cluster("grpc", grpc, http2),
         cluster("authz", authz),

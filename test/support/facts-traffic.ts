@@ -147,6 +147,8 @@ export async function sendAll(
     ["/authz/allowed", 200],
     ["/authz/denied", 403],
     ["/dead", 503],
+    ["/full", 503],
+    ["/empty", 503],
     ["/secure", 200],
     ["/reset", 503],
     ["/flaky", 200],
