@@ -238,6 +238,28 @@ describe("the exporter", () => {
     expect(await post(second.body, { "meshseal-key-id": "cart" })).toMatchObject({ status: 200 });
   });
 
+  test("what it refuses for good the filter believes, by the MAC", async () => {
+    const host = await withKey();
+    // Somebody else's receipt for a first batch that this exporter never got.
+    host.answer(lastCall(host), receiptWithMac(lastCall(host)));
+    host.request(stream("/b"));
+    host.tick();
+    const call = lastCall(host);
+    const answer = await post(call.body, { "meshseal-key-id": "cart" });
+    expect(answer).toMatchObject({ status: 409, refusal: "hole" });
+    const names = ["meshseal-refusal", "meshseal-want", "meshseal-refusal-mac"];
+    host.answer(call, [
+      [":status", "409"],
+      ...names.map((name) => [name, String(answer.headers[name])] as [string, string]),
+    ]);
+    expect(host.metric("lost_entries")).toBe(1);
+    expect(host.metric("bad_receipts")).toBe(0);
+    host.tick();
+    const next = lastCall(host);
+    expect(entriesOf(next).chain).not.toBe(entriesOf(call).chain);
+    expect(await post(next.body, { "meshseal-key-id": "cart" })).toMatchObject({ status: 200 });
+  });
+
   test("takes batches without a key from this machine", async () => {
     const [batch = Buffer.alloc(0)] = makeChain({ batches: 1, perBatch: 2, entryBytes: 200 });
     expect(await post(batch)).toMatchObject({ status: 200 });

@@ -15,6 +15,7 @@ import {
   RECEIPT_MAC_HEADER,
   RECOVERED_HEADER,
   REFUSAL_HEADER,
+  REFUSAL_MAC_HEADER,
   REFUSED_BUSY,
   REFUSED_FORBIDDEN,
   REFUSED_FORK,
@@ -26,7 +27,7 @@ import {
   WANT_HEADER,
 } from "../../record/wire.ts";
 import type { Sender } from "../access/identity.ts";
-import { type BatchKeys, judgeMac, macOfReceipt } from "../access/mac.ts";
+import { type BatchKeys, judgeMac, macOfReceipt, macOfRefusal } from "../access/mac.ts";
 import type { Rates } from "../access/rates.ts";
 import type { Role } from "../access/rules.ts";
 import type { Metrics } from "../metrics.ts";
@@ -147,18 +148,25 @@ export function createBatches(
     if (!may(request, "write", who) || (isRecovery && !may(request, "administer", known))) {
       return forbid(response, who, "do that");
     }
-    // What is asked for after the receipt is kept: the room may be another batch's by then.
-    const chain = mac === null ? null : Uint8Array.from(mac.chain);
+    // What is asked for after the answer is kept: the room may be another batch's by then.
+    const chain = Uint8Array.from(mac?.chain ?? []);
+    const batchMac = Uint8Array.from(mac?.mac ?? []);
     const header = isRecovery ? parseBatchHeader(Buffer.from(batch)) : null;
     const taken = await intake.accept(batch, who, isRecovery, body.release);
-    if ("refusal" in taken) return refuse(response, taken);
+    if ("refusal" in taken) {
+      if (mac !== null) {
+        const proof = macOfRefusal(mac.key, chain, batchMac, taken.refusal, taken.want);
+        response.setHeader(REFUSAL_MAC_HEADER, proof.toString("base64"));
+      }
+      return refuse(response, taken);
+    }
     if (header !== null && taken.added > 0) await recovered(header, taken, mac !== null);
     stop();
     metrics.batches.inc({ outcome: "receipted" });
     metrics.entries.inc({ outcome: "added" }, taken.added);
     if (taken.skipped > 0) metrics.entries.inc({ outcome: "skipped" }, taken.skipped);
     response.setHeader(RECEIPT_HEADER, Buffer.from(taken.receipt).toString("base64"));
-    if (mac !== null && chain !== null) {
+    if (mac !== null) {
       const proof = macOfReceipt(mac.key, chain, taken.receipt);
       response.setHeader(RECEIPT_MAC_HEADER, proof.toString("base64"));
     }

@@ -46,14 +46,17 @@ export async function killStorm(options: StormOptions): Promise<Storm> {
   let whileStarting = 0;
   let verified = 0;
   for (let kill = 1; kill <= kills; kill++) {
-    const life = isListening(child);
+    let isUp = false;
+    const life = isListening(child).then(() => {
+      isUp = true;
+    });
     // One in four dies at some moment of its start; the others after they have listened for up to 400 ms.
     if (random() < 0.25) await Promise.race([sleep(random() * 600), life]);
     else {
       await life;
       await sleep(random() * 400);
     }
-    if (!(await Promise.race([life.then(() => true), Promise.resolve(false)]))) whileStarting++;
+    if (!isUp) whileStarting++;
     await end(child, "SIGKILL");
     keepCheckpoint(dir, shown);
     if (kill % VERIFY_EVERY === 0) {
