@@ -8,11 +8,11 @@ import { parseCosignerVkey } from "../log/cosignature.ts";
 import { parseVkey, type Verifier } from "../log/note.ts";
 import { parseTlogPolicy, type TlogPolicy } from "../log/tlog-policy.ts";
 import { NAME_PATTERN, PEERS, type Target } from "./anchor.ts";
+import { parseCertificates } from "./certificates.ts";
 import { BRANCH_PATTERN, type GitTarget, REMOTE_PATTERN } from "./git.ts";
 import type { CalendarsOptions } from "./opentimestamps.ts";
 import type { PutTarget } from "./put.ts";
 import type { RekorTarget } from "./rekor.ts";
-import { parseCertificates } from "./timestamp-token.ts";
 
 export type PeerConfig = {
   readonly url: string;

@@ -105,13 +105,6 @@ export function verifyTimestamp(
   }
 }
 
-/** Returns the certificates in PEM text. Throws where there is none. */
-export function parseCertificates(pem: string): X509Certificate[] {
-  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g);
-  if (blocks === null) throw new Error("there is no certificate in it");
-  return blocks.map((block) => new X509Certificate(block));
-}
-
 class Token {
   readonly #info: TSTInfo;
   readonly #signer: X509Certificate;

@@ -13,7 +13,6 @@ import { hasQuorum } from "../log/tlog-policy.ts";
 import type { Stamp } from "./clocks.ts";
 import { noteOf } from "./evidence.ts";
 import { GitCheck } from "./git-check.ts";
-import { judgeProof } from "./judge-proof.ts";
 import { type OwnWords, proofKey } from "./own-words.ts";
 import { type AnchorKind, logKeysAt, type Policy, type Requirement } from "./policy.ts";
 import { type ProofSource, readAhead } from "./proofs.ts";
@@ -193,6 +192,8 @@ export class AnchorCheck {
       this.git.commit(proof, bytes, file);
       return;
     }
+    // Readers of proofs take longer to load than 100,000 entries to check: only where there is one.
+    const { judgeProof } = await import("./judge-proof.ts");
     const judged = judgeProof(suffix, { name, size, note, bytes }, this.#policy);
     if (judged === null) return;
     this.#report(judged.report);

@@ -7,8 +7,8 @@ import { createPublicKey, type KeyObject, type X509Certificate } from "node:cryp
 import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
+import { parseCertificates } from "../anchor/certificates.ts";
 import { BRANCH_PATTERN } from "../anchor/git.ts";
-import { parseCertificates } from "../anchor/timestamp-token.ts";
 import { MeshsealError } from "../errors.ts";
 import { parseVkey, type Verifier } from "../log/note.ts";
 import { NO_WITNESSES, PolicyError, parseTlogPolicy, type TlogPolicy } from "../log/tlog-policy.ts";

@@ -1,7 +1,6 @@
 /** Where verify reads proofs by outsiders from: the `anchors` directory beside a log, or the same over HTTP. All of it may be forged. */
 import { lstat, open, readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { request } from "undici";
 import { isDay, MAX_FILES, type ProofName, parseProofName, pathOf } from "../anchor/proofs.ts";
 import { codeOf } from "../errors.ts";
 import { MAX_NOTE_BYTES } from "../log/note.ts";
@@ -78,6 +77,7 @@ export function inDirectory(dir: string): ProofSource {
 
 function overHttp(base: string): ProofSource {
   const read = async (path: string, limit: number): Promise<Buffer | null> => {
+    const { request } = await import("undici");
     const times = { headersTimeout: TIMEOUT_MS, bodyTimeout: TIMEOUT_MS };
     const answer = await request(`${base}/${path}`, times).catch((error: unknown) => {
       throw new Unreachable(`${base}: ${error instanceof Error ? error.message : error}`);

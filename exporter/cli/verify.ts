@@ -1,6 +1,5 @@
 /** `meshseal verify` */
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
-import { SingleBar } from "cli-progress";
 import { Command } from "commander";
 import { readBatchKeys } from "../access/mac.ts";
 import { keptEvidence, MAX_EVIDENCE_BYTES } from "../audit/evidence.ts";
@@ -79,7 +78,7 @@ export function verifyCommand(): Command {
     .action(async (where: string[], flags: Flags) => {
       const bar =
         process.stderr.isTTY && !flags.json
-          ? new SingleBar({
+          ? new (await import("cli-progress")).SingleBar({
               format: "{bar} {percentage}%  {value}/{total} entries",
               stream: process.stderr,
               clearOnComplete: true,

@@ -5,12 +5,11 @@
 import { HASH_BYTES } from "./merkle.ts";
 import { BODY_AT } from "./wal.ts";
 
-/**
- * Room at first, more than a second of a disk that is slow: growing means copying. Memory that was never written to takes no place.
- * A group that has grown is not kept.
- */
-const RECORD_BYTES = 16 * 1024 * 1024;
-const LEAVES_BYTES = 2 * 1024 * 1024;
+/** Room at first; it doubles. */
+const RECORD_BYTES = 64 * 1024;
+const LEAVES_BYTES = 8 * 1024;
+/** Memory beyond this is not kept. */
+const MAX_KEPT_BYTES = 16 * 1024 * 1024;
 
 export class Group {
   #record = shared(RECORD_BYTES);
@@ -52,7 +51,7 @@ export class Group {
   clear(): boolean {
     this.#recordEnd = BODY_AT;
     this.#leavesEnd = 0;
-    return this.#record.length === RECORD_BYTES && this.#leaves.length === LEAVES_BYTES;
+    return this.#record.length + this.#leaves.length <= MAX_KEPT_BYTES;
   }
 }
 

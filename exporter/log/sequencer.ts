@@ -26,12 +26,13 @@ const RETRY_MS = 500;
 const HASH_AT_ONCE_BYTES = 1024 * 1024;
 
 /** Bytes the publisher may be behind before the next group waits. */
-const MAX_BEHIND_BYTES = 32 * 1024 * 1024;
+const MAX_BEHIND_BYTES = 16 * 1024 * 1024;
 
 /** Bundles that are read while one is looked at: a store may be some milliseconds away. */
 const READS_AHEAD = 16;
-/** Groups whose memory is kept: one is filled, one written, and the publisher has some. */
-const MAX_SPARE = 6;
+
+/** Groups whose memory the publisher may have; one more is filled and one written. What comes beyond is copied for it. */
+const MAX_LENT = 6;
 
 export type SequencerOptions = {
   readonly wal: Wal;
@@ -60,6 +61,7 @@ export class Sequencer {
   /** What waits for the next write, and groups whose memory can be used again. */
   #group = new Group();
   readonly #spare: Group[] = [];
+  #lent = 0;
   #waiting: Waiting[] = [];
   #flushing: Promise<void> | null = null;
   #behindBytes = 0;
@@ -219,14 +221,25 @@ export class Sequencer {
       this.#keep(group);
       return;
     }
-    const added = this.#give(group.record, group.leaves).then(() => this.#keep(group));
+    const added = this.#lend(group);
     if (this.#behindBytes > MAX_BEHIND_BYTES && !this.#options.fromWal) await added;
+  }
+
+  async #lend(group: Group): Promise<void> {
+    if (this.#lent >= MAX_LENT) {
+      const copy = [owned([group.record]), owned([group.leaves])] as const;
+      this.#keep(group);
+      return this.#give(...copy);
+    }
+    this.#lent++;
+    await this.#give(group.record, group.leaves);
+    this.#lent--;
+    this.#keep(group);
   }
 
   /** Keeps a group's memory for one to come. */
   #keep(group: Group): void {
-    if (this.#spare.length >= MAX_SPARE || !group.clear()) return;
-    this.#spare.push(group);
+    if (group.clear()) this.#spare.push(group);
   }
 
   /** Hands a record to the publisher. Resolves when it has it. */

@@ -184,7 +184,8 @@ export function formatRecord(firstIndex: number, entries: readonly Buffer[], see
   return record;
 }
 
-function fillHead(record: Buffer, firstIndex: number, seed: number): void {
+/** Fills in the head of a record whose entries stand behind room for it. */
+export function fillHead(record: Buffer, firstIndex: number, seed: number): void {
   record.writeUInt32BE(record.length - HEADER_BYTES, 0);
   record.writeBigUInt64BE(BigInt(firstIndex), HEADER_BYTES);
   record.writeUInt32BE(crc32(record.subarray(HEADER_BYTES), seed), 4);

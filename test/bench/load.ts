@@ -27,12 +27,16 @@ export type Send = {
 export type Sent = {
   readonly entries: number;
   readonly seconds: number;
+  /** CPU of this process meanwhile, in microseconds. */
+  readonly cpu: number;
   /** Milliseconds from the time a batch was due to its receipt, and to a checkpoint that covers it: sorted. */
   readonly ackMs: readonly number[];
   readonly checkpointMs: readonly number[];
 };
 
+/** How often the checkpoint is looked at, at a rate and at full speed: there it would cost the exporter what is measured. */
 const POLL_MS = 20;
+const IDLE_POLL_MS = 250;
 const END_OF_HEAD = Buffer.from("\r\n\r\n");
 
 /** For each chain: what gives its next batch, or null after the last. */
@@ -101,7 +105,9 @@ async function send({ port, connections, rate }: Send): Promise<Sent> {
   /** For each acknowledged batch: when it was due, and a size of the log that surely covers it. */
   const uncovered: { due: number; size: number }[] = [];
   const checkpointMs: number[] = [];
-  const before = await checkpointSize(port);
+  const poller = new Connection(port);
+  const before = await checkpointSize(poller);
+  const cpuBefore = process.cpuUsage();
   const started = performance.now();
   let sent = 0;
   let isDone = false;
@@ -114,12 +120,13 @@ async function send({ port, connections, rate }: Send): Promise<Sent> {
 
   const polling = (async () => {
     while (!isDone || uncovered.length > 0) {
-      const size = await checkpointSize(port);
+      const size = await checkpointSize(poller);
       const now = performance.now();
       while ((uncovered[0]?.size ?? Number.POSITIVE_INFINITY) <= size) {
         checkpointMs.push(now - (uncovered.shift()?.due ?? now));
       }
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      const wait = rate === 0 && !isDone ? IDLE_POLL_MS : POLL_MS;
+      await new Promise((resolve) => setTimeout(resolve, wait));
     }
   })();
 
@@ -159,21 +166,27 @@ async function send({ port, connections, rate }: Send): Promise<Sent> {
     }),
   );
   const seconds = (performance.now() - started) / 1000;
+  const { user, system } = process.cpuUsage(cpuBefore);
   isDone = true;
   await polling;
   for (const { connection } of lanes) connection.end();
+  poller.end();
   const sorted = (figures: number[]): number[] => figures.sort((a, b) => a - b);
   return {
     entries: ackMs.length * perBatch,
     seconds,
+    cpu: user + system,
     ackMs: sorted(ackMs),
     checkpointMs: sorted(checkpointMs),
   };
 }
 
-async function checkpointSize(port: number): Promise<number> {
-  const answer = await fetch(`http://127.0.0.1:${port}/log/checkpoint`);
-  return Number((await answer.text()).split("\n")[1]);
+function checkpointSize(poller: Connection): Promise<number> {
+  const get = Buffer.from("GET /log/checkpoint HTTP/1.1\r\nhost: localhost\r\n\r\n");
+  return new Promise((resolve) => {
+    // The size is the second line of the body.
+    poller.send(get, (answer) => resolve(Number(answer.split("\r\n\r\n")[1]?.split("\n")[1])));
+  });
 }
 
 process.on("message", (message: Make | Send) => {

@@ -12,7 +12,7 @@ import { parseNote, type Signer, type Verifier } from "../../exporter/log/note.t
 import { Publisher } from "../../exporter/log/publisher.ts";
 import { Sequencer } from "../../exporter/log/sequencer.ts";
 import { parseBundle, parseTilePath, TILE_WIDTH } from "../../exporter/log/tile.ts";
-import { BODY_AT, formatRecord, type Wal, type WalRecord } from "../../exporter/log/wal.ts";
+import { fillHead, type Wal, type WalRecord } from "../../exporter/log/wal.ts";
 import type { Bucket } from "../../exporter/store/bucket.ts";
 import { COMMIT_KEY, claim, newWriter } from "../../exporter/store/claim.ts";
 import { parseCommit } from "../../exporter/store/commit.ts";
@@ -146,7 +146,8 @@ function walOn(disk: Disk, world: World, actor: Actor): Wal {
     append: async (firstIndex: number, given: Buffer) => {
       // An fsync takes its time, and the process may die on either side of it.
       await world.gate(actor);
-      records.push(formatRecord(firstIndex, [given.subarray(BODY_AT)], 0));
+      fillHead(given, firstIndex, 0);
+      records.push(Buffer.from(given));
       await world.gate(actor);
     },
     prune: async () => {},
