@@ -16,7 +16,14 @@ import { F_LOCAL_PRINCIPAL, F_PATH, F_PEER_PRINCIPAL, F_SENDER_NAME } from "../.
 import { type Service, scratchDir, startRegistry } from "../support/control-plane.ts";
 import { goTool } from "../support/go-tools.ts";
 import { type Istio, startAgent, startIstio } from "../support/istiod.ts";
-import { makeEndpoints, makePod, type Pod, startExporterPod } from "../support/kubelet.ts";
+import {
+  EXPORTER,
+  makeEndpoints,
+  makePod,
+  type Pod,
+  startExporterPod,
+  WEB,
+} from "../support/kubelet.ts";
 import { checkLog, entriesOf } from "../support/log.ts";
 import type { Process } from "../support/process.ts";
 import { commandsUnder } from "../support/readme.ts";
@@ -25,26 +32,12 @@ import { type RunningEnvoy, receipted, until } from "../support/run-envoy.ts";
 const ROOT = new URL("../../", import.meta.url).pathname;
 const PORT = 8080;
 
-const EXPORTER: Pod = {
-  namespace: "meshseal-system",
-  name: "meshseal-0",
-  serviceAccount: "meshseal",
-  labels: { "app.kubernetes.io/name": "meshseal", "app.kubernetes.io/instance": "meshseal" },
-  ip: "10.77.0.10",
-};
 const CART: Pod = {
   namespace: "shop",
   name: "cart-1",
   serviceAccount: "cart",
   labels: { app: "cart" },
   ip: "10.77.0.11",
-};
-const WEB: Pod = {
-  namespace: "shop",
-  name: "web-1",
-  serviceAccount: "web",
-  labels: { app: "web" },
-  ip: "10.77.0.12",
 };
 
 const scratch = scratchDir("istiod");

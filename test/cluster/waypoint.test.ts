@@ -19,26 +19,19 @@ import { F_PATH, F_PEER_AUTH, F_PEER_PRINCIPAL, PEER_TUNNEL } from "../../record
 import { type Service, scratchDir, startRegistry } from "../support/control-plane.ts";
 import { helm } from "../support/helm.ts";
 import { type Istio, startAgent, startIstio } from "../support/istiod.ts";
-import { makeEndpoints, makePod, type Pod, startExporterPod } from "../support/kubelet.ts";
+import {
+  EXPORTER,
+  makeEndpoints,
+  makePod,
+  type Pod,
+  startExporterPod,
+  WEB,
+} from "../support/kubelet.ts";
 import { checkLog, entriesOf } from "../support/log.ts";
 import type { Process } from "../support/process.ts";
 import { type RunningEnvoy, receipted, until } from "../support/run-envoy.ts";
 
 const PORT = 8080;
-const EXPORTER: Pod = {
-  namespace: "meshseal-system",
-  name: "meshseal-0",
-  serviceAccount: "meshseal",
-  labels: { "app.kubernetes.io/name": "meshseal", "app.kubernetes.io/instance": "meshseal" },
-  ip: "10.77.0.10",
-};
-const WEB: Pod = {
-  namespace: "shop",
-  name: "web-1",
-  serviceAccount: "web",
-  labels: { app: "web" },
-  ip: "10.77.0.12",
-};
 const WAYPOINT: Pod = {
   namespace: "shop",
   name: "waypoint-1",

@@ -19,6 +19,22 @@ export type Pod = {
   readonly ip: string;
 };
 
+/** The exporter of the chart, and a workload that calls others. */
+export const EXPORTER: Pod = {
+  namespace: "meshseal-system",
+  name: "meshseal-0",
+  serviceAccount: "meshseal",
+  labels: { "app.kubernetes.io/name": "meshseal", "app.kubernetes.io/instance": "meshseal" },
+  ip: "10.77.0.10",
+};
+export const WEB: Pod = {
+  namespace: "shop",
+  name: "web-1",
+  serviceAccount: "web",
+  labels: { app: "web" },
+  ip: "10.77.0.12",
+};
+
 /** Makes the Pod and its service account, as a controller would, and says that it runs, as a kubelet would. */
 export function makePod(api: ApiServer, pod: Pod, hasSidecar = true): void {
   const { namespace, name, ip, labels, serviceAccount } = pod;
