@@ -1,8 +1,8 @@
-/** `npm run bench [-- filter|log [options]]`: sets up what is missing, then measures. Without a name: both. */
+/** `npm run bench [-- filter|log|verify [options]]`: sets up what is missing, then measures. Without a name: all. */
 import { spawnSync } from "node:child_process";
 import { buildFilter, fail, installPackages, ROOT } from "./setup.mjs";
 
-const BENCHES = ["filter", "log"];
+const BENCHES = ["filter", "log", "verify"];
 const [name, ...args] = process.argv.slice(2);
 if (name !== undefined && !BENCHES.includes(name)) {
   fail(`there is no benchmark "${name}": npm run bench -- ${BENCHES.join("|")}.`);

@@ -6,14 +6,10 @@ import type { VerifyReport } from "../exporter/audit/report.ts";
 import { openSource } from "../exporter/audit/source.ts";
 import { SPAN_ENTRIES } from "../exporter/audit/span.ts";
 import { verifyLog } from "../exporter/audit/verify.ts";
-import { hashLeaves } from "../exporter/log/hasher.ts";
 import { newSigner, parseVkey, type Verifier } from "../exporter/log/note.ts";
-import { Publisher } from "../exporter/log/publisher.ts";
 import { tilePath } from "../exporter/log/tile.ts";
-import { formatRecord } from "../exporter/log/wal.ts";
-import { fileStore } from "../exporter/store/file.ts";
-import { BATCH_COUNT_AT, BATCH_HEADER_BYTES } from "../record/wire.ts";
 import { ChainMaker } from "./bench/batches.ts";
+import { makeLog } from "./support/make-log.ts";
 
 // A log of more than one span is read on threads, and what is found must be the same as on one.
 
@@ -33,28 +29,14 @@ beforeAll(async () => {
     chains[i % chains.length]?.next(PER_BATCH),
   );
   batches.push(chains[0]?.next(100));
-  whole = await makeLog("whole", batches as Buffer[]);
+  whole = await logOf("whole", batches as Buffer[]);
 });
 
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-/** Makes the log of these batches, right or wrong: a publisher takes what it gets. */
-async function makeLog(name: string, batches: readonly Buffer[]): Promise<string> {
+async function logOf(name: string, batches: readonly Buffer[]): Promise<string> {
   const dir = join(root, name);
-  const store = fileStore(join(dir, "log"), join(dir, "unfinished"));
-  const [signers, verifiers] = [[signer], [log]];
-  const publisher = new Publisher({ store, signer, signers, verifiers, onDiskFull: () => {} });
-  await publisher.restore(-1);
-  await publisher.recovered();
-  let first = 0;
-  for (const batch of batches) {
-    const count = batch.readUInt32BE(BATCH_COUNT_AT);
-    const entries = batch.subarray(BATCH_HEADER_BYTES);
-    await publisher.add(formatRecord(first, [entries], 0), hashLeaves(entries, count));
-    first += count;
-  }
-  await publisher.publish();
-  await publisher.close();
+  await makeLog(dir, signer, batches);
   return dir;
 }
 
@@ -113,10 +95,10 @@ test("a chain that does not go on from one span to the next is named at the seam
   const chain = new ChainMaker(300);
   const first = Array.from({ length: SPAN_BATCHES }, () => chain.next(PER_BATCH));
   const last = first.at(-1) as Buffer;
-  const twice = await verify(await makeLog("twice", [...first, last]));
+  const twice = await verify(await logOf("twice", [...first, last]));
   expect(twice.findings[0]).toMatchObject({ cause: "duplicate", index: SPAN_ENTRIES });
   chain.next(PER_BATCH);
-  const hole = await verify(await makeLog("hole", [...first, chain.next(PER_BATCH)]));
+  const hole = await verify(await logOf("hole", [...first, chain.next(PER_BATCH)]));
   expect(hole.findings).toHaveLength(1);
   expect(hole.findings[0]).toMatchObject({
     cause: "missing",

@@ -9,14 +9,14 @@
  * warm when the clock starts: as many entries before as Tessera's program takes in its three seconds. Directories are removed
  * at the end only: ext4 goes round inodes that were deleted within the last minutes, one by one, at each file it makes.
  */
-import { type ChildProcess, execFileSync, fork, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, execFileSync, fork, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { request } from "undici";
-import { compiledMain } from "../support/compiled.ts";
 import { type Exporter, startExporter } from "../support/exporter.ts";
+import { type Checks, check } from "./checks.ts";
 import { median, percentile, spreadOf } from "./figures.ts";
 import type { Make, Send, Sent } from "./load.ts";
 import { findPeers, type Peers } from "./peers.ts";
@@ -65,7 +65,6 @@ type Round = {
   startMs: number;
 };
 type Peer = { entriesPerSecond: number; cpuPerEntryUs: number; ackP99Ms: number };
-type Checks = { verify: number; fsck: number; verifyPeak: number; verifyCpu: number };
 
 const say = (line: string): void => console.error(line);
 
@@ -162,56 +161,6 @@ function measurePeer({ tesseraposix }: Peers): Peer {
   used.push(dir);
   const answer = execFileSync(tesseraposix, args, { encoding: "utf8" });
   return JSON.parse(answer) as Peer;
-}
-
-/** Runs a program to its end: wall and CPU seconds, peak memory in MiB, what it said. Linux: GNU time is not needed. */
-async function timed(
-  program: string,
-  args: readonly string[],
-): Promise<{ seconds: number; cpu: number; peak: number; said: string; code: number | null }> {
-  const began = performance.now();
-  const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"] });
-  let said = "";
-  child.stdout.on("data", (part) => {
-    said += part;
-  });
-  child.stderr.on("data", (part) => {
-    said += part;
-  });
-  let [peak, cpu] = [0, 0];
-  const watching = setInterval(() => {
-    try {
-      peak = Math.max(peak, peakMebibytes(child.pid ?? 0) || 0);
-      cpu = cpuMicros(child.pid ?? 0) / 1e6;
-    } catch {
-      // It has just ended.
-    }
-  }, 20);
-  const code = await new Promise<number | null>((resolve) => child.once("close", resolve));
-  clearInterval(watching);
-  return { seconds: (performance.now() - began) / 1000, cpu, peak, said, code };
-}
-
-async function check(dir: string, entries: number, peers: Peers | null): Promise<Checks> {
-  const key = join(dir, "log.vkey");
-  const ours = await timed(process.execPath, [
-    ...[compiledMain(), "verify", dir, "--key", `@${key}`, "--json"],
-  ]);
-  if (ours.code !== 0) throw new Error(`verify: ${ours.said.slice(0, 500)}`);
-  const checks = {
-    verify: entries / ours.seconds,
-    fsck: Number.NaN,
-    verifyPeak: ours.peak,
-    verifyCpu: ours.cpu,
-  };
-  if (peers === null) return checks;
-  const url = `--storage_url=file://${join(dir, "log")}/`;
-  const theirs = await timed(peers.fsck, [
-    ...[url, `--public_key=${key}`, "--ui=false", `-N=${cpus().length}`],
-  ]);
-  // Its exit code is 0 even when the check fails: only these words count.
-  if (!theirs.said.includes("Successfully fsck'd")) throw new Error(theirs.said.slice(0, 500));
-  return { ...checks, fsck: entries / theirs.seconds };
 }
 
 function pin(pid: number, to: string): void {
