@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { z } from "zod";
 import { isLoopback } from "./address.ts";
 import { MeshsealError } from "./errors.ts";
+import { STORE_FORMS, STORE_URL } from "./store/settings.ts";
 
 /** All values are checked; see `meshseal serve --help` for what each does. */
 export type Settings = {
@@ -30,7 +31,7 @@ export type Settings = {
   readonly healthListen?: string | undefined;
   /** Between SIGTERM and the last batch taken: /readyz says 503 for so long, in milliseconds. */
   readonly drainDelayMs: number;
-  /** s3://bucket/prefix; the data directory if absent. */
+  /** A place in a bucket (store/settings.ts); the data directory if absent. */
   readonly store?: string | undefined;
   /** A second directory with the same log: exporter/store/mirror.ts. */
   readonly mirror?: string | undefined;
@@ -39,7 +40,9 @@ export type Settings = {
   readonly s3Endpoint?: string | undefined;
   readonly s3Region?: string | undefined;
   readonly s3PathStyle: boolean;
-  /** Files are locked in compliance mode for this long; 0 for not at all. */
+  readonly gcsEndpoint?: string | undefined;
+  readonly azureEndpoint?: string | undefined;
+  /** Files are locked for this long; 0 for not at all. */
   readonly lockDays?: number | undefined;
   /** What receipts wait for. */
   readonly ack: "wal" | "store";
@@ -69,12 +72,14 @@ const Schema = z.strictObject({
   silentAfterSeconds: z.coerce.number().min(1).max(86_400).default(180),
   healthListen: Address.optional(),
   drainDelayMs: z.coerce.number().int().min(0).max(600_000).default(0),
-  store: z.string().startsWith("s3://", "must be s3://bucket/prefix").optional(),
+  store: z.string().regex(STORE_URL, `must be ${STORE_FORMS}`).optional(),
   mirror: z.string().min(1).optional(),
   immutableFiles: z.stringbool().or(z.boolean()).default(false),
   s3Endpoint: z.url({ protocol: /^https?$/ }).optional(),
   s3Region: z.string().min(1).optional(),
   s3PathStyle: z.stringbool().or(z.boolean()).default(false),
+  gcsEndpoint: z.url({ protocol: /^https?$/ }).optional(),
+  azureEndpoint: z.url({ protocol: /^https?$/ }).optional(),
   lockDays: z.coerce.number().int().min(0).max(36_500).optional(),
   ack: z.enum(["wal", "store"]).default("wal"),
   walLimitMib: z.coerce.number().int().min(1).max(1_000_000).default(8192),
@@ -104,7 +109,7 @@ export function readSettings(
     throw new MeshsealError("--tls-client-ca needs --tls-cert and --tls-key.");
   }
   if (parsed.data.store === undefined && parsed.data.ack === "store") {
-    throw new MeshsealError("--ack store needs --store s3://bucket/prefix.");
+    throw new MeshsealError("--ack store needs --store: a bucket.");
   }
   if (parsed.data.store !== undefined && parsed.data.mirror !== undefined) {
     throw new MeshsealError("--mirror is for a log in a directory: a bucket has its own copies.");

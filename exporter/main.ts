@@ -48,6 +48,7 @@ import { Standing } from "./standing.ts";
 import { makeDir } from "./store/file.ts";
 import { tryImmutable } from "./store/flags.ts";
 import { Mirror } from "./store/mirror.ts";
+import { whereOf } from "./store/settings.ts";
 import { keepLease } from "./take-over.ts";
 import { startThread } from "./thread.ts";
 import { VERSION } from "./version.ts";
@@ -66,10 +67,10 @@ export async function serve(settings: Settings): Promise<number> {
   const unlock = takeLock(data);
   let thread: Worker | null = null;
   try {
-    const isRemote = settings.store !== undefined;
-    thread = startThread(new URL("./publisher-thread", import.meta.url), { data, isRemote });
+    const where = settings.store === undefined ? null : whereOf(settings.store, settings);
+    thread = startThread(new URL("./publisher-thread", import.meta.url), { data, where });
     const place = await openPlace(settings, data, logger);
-    const files = isRemote ? undefined : await filesOf(settings, data);
+    const files = where !== null ? undefined : await filesOf(settings, data);
     const isImmutable = files === IMMUTABLE;
     thread.postMessage({ operation: "open", remote: place.remote?.store ?? null, isImmutable });
     return await run(settings, data, place, thread, files, logger);

@@ -8,8 +8,7 @@ import { type LogKey, loadKey } from "./keys.ts";
 import { parseTilePath } from "./log/tile.ts";
 import type { Bucket } from "./store/bucket.ts";
 import type { Lease } from "./store/lease.ts";
-import { parseS3Url } from "./store/s3.ts";
-import { type ClaimedStore, objectStoreSettings } from "./store/settings.ts";
+import { type ClaimedStore, objectStoreSettings, whereOf } from "./store/settings.ts";
 
 export type LogPlace = {
   readonly key: LogKey;
@@ -32,9 +31,8 @@ export async function openPlace(
     const read = (path: string): Promise<Buffer | null> => readPublished(join(data, "log", path));
     return { key: loadKey(data, settings.origin), read, remote: null, lease: null };
   }
-  const { s3Endpoint, s3Region, s3PathStyle, ack, lockDays = 0 } = settings;
-  const s3 = { endpoint: s3Endpoint, region: s3Region, pathStyle: s3PathStyle };
-  const where = objectStoreSettings(parseS3Url(settings.store), s3, ack, lockDays);
+  const { store: url, ack, lockDays = 0 } = settings;
+  const where = objectStoreSettings(whereOf(url, settings), ack, lockDays);
   const { takeOver } = await import("./take-over.ts");
   const taken = await takeOver(where, data, settings.origin, logger);
   const { key, store, bucket, lease } = taken;

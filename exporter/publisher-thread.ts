@@ -6,11 +6,11 @@ import type { Verifier } from "./log/note.ts";
 import { Publisher } from "./log/publisher.ts";
 import type { Call, Reply } from "./log/remote-publisher.ts";
 import { fileStore } from "./store/file.ts";
-import type { ClaimedStore } from "./store/settings.ts";
+import type { ClaimedStore, Where } from "./store/settings.ts";
 import type { Store } from "./store/store.ts";
 
-/** What the thread is started with; where the log is it is told once that is known (`open`). */
-export type PublisherData = { readonly data: string; readonly isRemote: boolean };
+/** What the thread is started with; which log of that bucket it is told once that is known (`open`). */
+export type PublisherData = { readonly data: string; readonly where: Where | null };
 
 /** The first message: the log in a bucket, or null for the one in the data directory. */
 export type Open = {
@@ -20,9 +20,12 @@ export type Open = {
   readonly isImmutable: boolean;
 };
 
-const { data, isRemote } = workerData as PublisherData;
+const { data, where } = workerData as PublisherData;
 // Loading takes most of a second: a standby has done it before it takes a log over.
-if (isRemote) await Promise.all([import("./store/object.ts"), import("@aws-sdk/client-s3")]);
+if (where !== null) {
+  const { openService } = await import("./store/settings.ts");
+  await Promise.all([import("./store/object.ts"), openService(where).catch(() => undefined)]);
+}
 
 let opened: (publisher: Publisher) => void = () => {};
 const ready = new Promise<Publisher>((resolve) => {

@@ -27,7 +27,7 @@ import { syncDir } from "./store/file.ts";
 import { type Clock, Lease, RENEW_MS } from "./store/lease.ts";
 import { describe, patient } from "./store/patience.ts";
 import { refuseRollback } from "./store/rollback.ts";
-import { s3CodeOf, statusOf } from "./store/s3.ts";
+import { statusOf } from "./store/service.ts";
 import {
   type ClaimedStore,
   homeOf,
@@ -127,8 +127,7 @@ async function checkAccess(bucket: Bucket, home: string): Promise<void> {
   try {
     await bucket.get(`${home}${COMMIT_KEY}`, MAX_COMMIT_BYTES);
   } catch (error) {
-    const isRefused = [301, 400, 403, 404].includes(statusOf(error));
-    if (isRefused || s3CodeOf(error) === "CredentialsProviderError") {
+    if ([301, 400, 401, 403, 404].includes(statusOf(error))) {
       throw new MeshsealError(
         `the bucket cannot be used: ${describe(error)}. Try meshseal doctor.`,
       );

@@ -134,7 +134,7 @@ async function run(server: S3Server, bucket: string, lane: number, rounds: numbe
   for (const one of [holder, last]) noteForeign(one, counts.problems);
   const log = parseVkey(vkey);
   if (log === null) throw new Error("log.vkey is no key");
-  const s3 = { endpoint: server.endpoint, pathStyle: true };
+  const s3 = { s3Endpoint: server.endpoint, s3PathStyle: true };
   const home = origin.replace("/", "_");
   const report = await verifyLog(await openSource(`s3://${bucket}/mesh/${home}`, s3), { log });
   for (const { cause, file, message } of report.findings) {

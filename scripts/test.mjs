@@ -34,8 +34,10 @@ const OTHERS = {
       spawnSync("ssh-add", ["-l"], { stdio: "ignore" }).error === undefined,
   },
   stores: {
-    needs: "Go 1.26 or newer (https://go.dev/dl), and Python 3 with venv and pip",
-    shows: "logs in buckets of two real S3 servers with object lock, and of one that lies",
+    needs:
+      "Go 1.26 or newer (https://go.dev/dl), Python 3 with venv and pip, and 360 MB for Azurite",
+    shows:
+      "logs in buckets of two real S3 servers with object lock, and of one that lies; on fake-gcs-server and Azurite, which lock nothing",
     isReady: () =>
       spawnSync("go", ["version"], { stdio: "ignore" }).status === 0 &&
       spawnSync("python3", ["-m", "pip", "--version"], { stdio: "ignore" }).status === 0,

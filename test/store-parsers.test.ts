@@ -11,7 +11,7 @@ import {
 } from "../exporter/store/commit.ts";
 import { formatLease, Lease, parseLease } from "../exporter/store/lease.ts";
 import { memoryBucket } from "../exporter/store/memory-bucket.ts";
-import { parseS3Url } from "../exporter/store/s3.ts";
+import { parseStoreUrl } from "../exporter/store/settings.ts";
 
 // What a bucket holds may be written by anyone who may write to it: each parser takes exactly what its writer makes.
 
@@ -89,24 +89,33 @@ test("staged files are read as they were written; what is cut, lengthened or cha
   );
 });
 
-test("an s3 URL gives a bucket and a prefix that ends in a slash, or an error that names it", () => {
+test("a store's URL gives a service, a bucket and a prefix that ends in a slash, or an error that names it", () => {
   const bucket = fc.stringMatching(/^[a-z0-9][a-z0-9.-]{1,20}[a-z0-9]$/);
   const part = fc
     .string({ minLength: 1, maxLength: 12 })
     .filter((text) => !/[/\n\r\u2028\u2029]/.test(text) && text !== "." && text !== "..");
   fc.assert(
     fc.property(bucket, fc.array(part, { maxLength: 4 }), fc.boolean(), (name, parts, ends) => {
-      const url = `s3://${name}/${parts.join("/")}${ends ? "/" : ""}`;
       const prefix = parts.map((one) => `${one}/`).join("");
-      expect(parseS3Url(url)).toEqual({ bucket: name, prefix });
+      for (const [scheme, service] of Object.entries({ s3: "s3", gs: "gcs", az: "azure" })) {
+        const container = service === "azure" ? name.replaceAll(/[.-]+/g, "0") : name;
+        const url = `${scheme}://${container}/${parts.join("/")}${ends ? "/" : ""}`;
+        expect(parseStoreUrl(url)).toEqual({ service, bucket: container, prefix });
+      }
     }),
   );
   fc.assert(
     fc.property(fc.string(), (text) => {
-      for (const url of [text, `s3://${text}`, `s3://audit/${text}/../x`]) {
+      for (const url of [
+        text,
+        `s3://${text}`,
+        `gs://${text}`,
+        `az://${text}`,
+        `az://audit/${text}/../x`,
+      ]) {
         try {
-          const { bucket: name, prefix } = parseS3Url(url);
-          expect(name).toMatch(/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/);
+          const { bucket: name, prefix } = parseStoreUrl(url);
+          expect(name).toMatch(/^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$/);
           expect(prefix === "" || prefix.endsWith("/")).toBe(true);
           expect(prefix.split("/")).not.toContain("..");
         } catch (error) {

@@ -95,7 +95,7 @@ export class AnchorCheck {
   /** The bucket says that these entries, and a checkpoint over them, are locked. */
   locked(size: number): void {
     this.#reached.push({ kind: "object-lock", name: "", size });
-    const says = `The first ${size} entries and a checkpoint over them are locked in compliance mode, as the bucket says.`;
+    const says = `The first ${size} entries and a checkpoint over them are locked, as the bucket says.`;
     this.#report({ kind: "object-lock", name: "bucket", status: "verified", treeSize: size, says });
   }
 

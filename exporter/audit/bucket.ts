@@ -139,7 +139,7 @@ function checkLocks({ locks }: BucketView, findings: Findings, notes: string[]):
   }
   if (locked > 0) {
     notes.push(
-      `${locked} files are locked in compliance mode, as the bucket says, the first until ${first?.toISOString()}.`,
+      `${locked} files are locked, as the bucket says, the first until ${first?.toISOString()}.`,
     );
   }
   if (unlocked > 0)

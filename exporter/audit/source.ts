@@ -3,7 +3,7 @@ import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs
 import { lstat, readdir } from "node:fs/promises";
 import { dirname, join, relative, resolve, sep } from "node:path";
 import { codeOf } from "../errors.ts";
-import type { S3Settings } from "../store/s3.ts";
+import { STORE_URL, type StoreFlags } from "../store/settings.ts";
 import type { BucketView } from "./bucket-source.ts";
 import { parseNames, type RetentionTexts, retentionName } from "./retention-texts.ts";
 import { Unreachable } from "./unreachable.ts";
@@ -30,13 +30,10 @@ export type Source = {
 const MAX_LIST_BYTES = 1 << 20;
 const TIMEOUT_MS = 15_000;
 
-/** Returns the source for `where`: an http(s) or s3 URL of a log's prefix, or a data directory, or its `log` directory. */
-export async function openSource(
-  where: string,
-  s3: S3Settings = { pathStyle: false },
-): Promise<Source> {
-  if (where.startsWith("s3://")) {
-    return await (await import("./bucket-source.ts")).bucketSource(where, s3);
+/** Returns the source for `where`: a URL of a log's prefix, http(s) or in a bucket, or a data directory, or its `log` directory. */
+export async function openSource(where: string, flags: StoreFlags = {}): Promise<Source> {
+  if (STORE_URL.test(where)) {
+    return await (await import("./bucket-source.ts")).bucketSource(where, flags);
   }
   if (/^https?:\/\//.test(where)) {
     const url = where.replace(/\/+$/, "");

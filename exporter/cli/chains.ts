@@ -12,7 +12,9 @@ import { codeOf, MeshsealError } from "../errors.ts";
 import { parseCheckpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES, parseNote } from "../log/note.ts";
 import { TILE_WIDTH } from "../log/tile.ts";
+import type { StoreFlags } from "../store/settings.ts";
 import { readLines } from "./recover.ts";
+import { withStoreFlags } from "./store-flags.ts";
 
 const HELP = `
 States: open; silent (no word for twice its heartbeat bound, or for --silent-after seconds, before the log's newest entry); closed; sealed (its
@@ -27,7 +29,7 @@ Examples:
   meshseal chains ./meshseal-data --silent-after 300 --seals envoy.log --alarm
   meshseal chains ./meshseal-data --json | jq '.[] | select(.state == "silent" or .evidence != [])'`;
 
-type Flags = { json?: boolean; silentAfter?: string; seals?: string; alarm?: boolean };
+type Flags = { json?: boolean; silentAfter?: string; seals?: string; alarm?: boolean } & StoreFlags;
 
 function secondsOf(text: string): number {
   const seconds = Number(text);
@@ -36,7 +38,7 @@ function secondsOf(text: string): number {
 }
 
 export function chainsCommand(): Command {
-  return new Command("chains")
+  const command = new Command("chains")
     .description("List every chain: its state, last word, gaps, successors, and evidence of forks.")
     .argument("[dir|url]", "data directory, log directory, or URL of the log", "./meshseal-data")
     .option("--silent-after <seconds>", "silent is who said nothing for so long")
@@ -44,13 +46,15 @@ export function chainsCommand(): Command {
       "--seals <file>",
       "Envoy's log: chains with a seal line for their last entry are sealed",
     )
-    .option("--alarm", "exit code 2 where a chain is silent")
+    .option("--alarm", "exit code 2 where a chain is silent");
+  return withStoreFlags(command)
     .option("--json", "print one JSON array")
     .addHelpText("after", HELP)
     .action(async (where: string, flags: Flags) => {
       const list = await readChains(where, {
         ...(flags.silentAfter === undefined ? {} : { silentAfter: secondsOf(flags.silentAfter) }),
         ...(flags.seals === undefined ? {} : { seals: readLines(flags.seals) }),
+        store: flags,
       });
       if (flags.alarm && list.some(({ state }) => state === "silent")) process.exitCode = 2;
       console.log(flags.json ? JSON.stringify(list, null, 2) : format(list));
@@ -60,9 +64,9 @@ export function chainsCommand(): Command {
 /** Reads the chains of a log, and the evidence beside it where `where` is a data directory. */
 export async function readChains(
   where: string,
-  options: { silentAfter?: number; seals?: Iterable<string> } = {},
+  options: { silentAfter?: number; seals?: Iterable<string>; store?: StoreFlags } = {},
 ): Promise<ChainItem[]> {
-  const source = await openSource(where);
+  const source = await openSource(where, options.store);
   const note = parseNote((await source.read("checkpoint", MAX_NOTE_BYTES)) ?? Buffer.alloc(0));
   const checkpoint = note === null ? null : parseCheckpoint(note.text);
   if (checkpoint === null)

@@ -6,17 +6,17 @@ import { type Check, type CheckResult, runChecks } from "../doctor/check.ts";
 import { dataChecks } from "../doctor/data.ts";
 import { type MeshFlags, meshChecks } from "../doctor/mesh.ts";
 import { MeshsealError } from "../errors.ts";
+import { STORE_FORMS, type StoreFlags, whereOf } from "../store/settings.ts";
+import { withStoreFlags } from "./store-flags.ts";
 
 type Flags = {
   data: string;
   json?: boolean;
   store?: string;
   origin: string;
-  s3Endpoint?: string;
-  s3Region?: string;
-  s3PathStyle?: boolean;
   lockDays?: string;
-} & MeshFlags;
+} & MeshFlags &
+  StoreFlags;
 
 const HELP = `
 Exit codes:
@@ -41,10 +41,7 @@ async function allChecks(flags: Flags): Promise<Check[]> {
   checks.push(...(await meshChecks(flags)));
   if (flags.store !== undefined) {
     const { bucketChecks } = await import("../doctor/bucket.ts");
-    const { parseS3Url } = await import("../store/s3.ts");
-    const { s3Endpoint, s3Region, s3PathStyle } = flags;
-    const s3 = { endpoint: s3Endpoint, region: s3Region, pathStyle: s3PathStyle === true };
-    const where = { place: parseS3Url(flags.store), s3 };
+    const where = whereOf(flags.store, flags);
     checks.push(...(await bucketChecks(where, flags.origin, readDays(flags.lockDays))));
   }
   return checks;
@@ -57,7 +54,7 @@ function readDays(text: string | undefined): number | undefined {
 }
 
 export function doctorCommand(): Command {
-  return new Command("doctor")
+  const command = new Command("doctor")
     .description("Try what is promised of disk, store and proxies, and say what really holds.")
     .option("--data <dir>", "data directory", "./meshseal-data")
     .option("--envoy <url>", "admin address of a running Envoy, such as http://127.0.0.1:9901")
@@ -68,12 +65,10 @@ export function doctorCommand(): Command {
     .option("--key <file>", "its private key (PEM)")
     .option("--manifest <file...>", "manifests or Envoy configurations, before they are applied")
     .option("--root-namespace <name>", "Istio's root namespace", "istio-system")
-    .option("--store <s3://bucket/prefix>", "try what this bucket really protects")
+    .option("--store <url>", `try what this bucket really protects: ${STORE_FORMS}`)
     .option("--origin <name>", "of the log in that bucket: doctor's own files go there", "doctor")
-    .option("--lock-days <n>", "how long the files of that log must be locked")
-    .option("--s3-endpoint <url>", "an S3-compatible service (default: AWS)")
-    .option("--s3-region <name>", "its region")
-    .option("--s3-path-style", "the bucket's name goes into the path")
+    .option("--lock-days <n>", "how long the files of that log must be locked");
+  return withStoreFlags(command)
     .option("--json", "print one JSON object")
     .addHelpText("after", HELP)
     .action(async (flags: Flags) => {

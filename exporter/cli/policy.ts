@@ -15,6 +15,8 @@ import { eachEntry, entryAt, findIndex, openTiles } from "../audit/entries.ts";
 import { openSource } from "../audit/source.ts";
 import { MeshsealError } from "../errors.ts";
 import { MAX_POLICY_BYTES, POLICY_PATH, POLICY_TYPE } from "../intake/policies.ts";
+import type { StoreFlags } from "../store/settings.ts";
+import { withStoreFlags } from "./store-flags.ts";
 
 const HELP = `
 A proxy's chain names digests: of the filter's configuration, and of the texts in its policyDigests. Put the texts into the
@@ -47,7 +49,7 @@ export function policyCommand(): Command {
         .action(get),
     )
     .addCommand(
-      new Command("of")
+      withStoreFlags(new Command("of"))
         .description("Print the digests in force at an entry.")
         .argument("<index|chain:seq>")
         .option("--log <dir|url>", "data directory, or URL of the log", "./meshseal-data")
@@ -105,8 +107,11 @@ export async function call(
 }
 
 /** The last `open` or `config` of the entry's chain, not after it, of the same configuration. */
-async function of(which: string, flags: { log: string; json?: boolean }): Promise<void> {
-  const tiles = await openTiles(await openSource(flags.log));
+async function of(
+  which: string,
+  flags: StoreFlags & { log: string; json?: boolean },
+): Promise<void> {
+  const tiles = await openTiles(await openSource(flags.log, flags));
   const { entry } = await entryAt(tiles, await findIndex(tiles, which));
   const chain = Buffer.from(entry.chain);
   let found: Entry | undefined;

@@ -1,9 +1,11 @@
 /** `meshseal serve` */
 import { Command } from "commander";
 import { readSettings } from "../config.ts";
+import { STORE_FORMS } from "../store/settings.ts";
+import { withStoreFlags } from "./store-flags.ts";
 
 export function serveCommand(): Command {
-  return new Command("serve")
+  const command = new Command("serve")
     .description("Take batches in, keep the log, sign checkpoints, serve the log's files.")
     .option("--data <dir>", "where log, keys and WAL are kept (default ./meshseal-data)")
     .option(
@@ -45,16 +47,17 @@ export function serveCommand(): Command {
       "a chain that sends nothing for so long counts as silent (default 180)",
     )
     .option("--max-connections <n>", "connections at a time (default 10000)")
-    .option("--store <s3://bucket/prefix>", "keep the log's files in a bucket: docs/storage.md")
+    .option("--store <url>", `keep the log's files in a bucket, ${STORE_FORMS}: docs/storage.md`)
     .option("--mirror <dir>", "keep a second copy of the log there, on another disk or mount")
     .option(
       "--immutable-files",
       "full files get the immutable flag (chattr +i), where rights allow",
+    );
+  return withStoreFlags(command)
+    .option(
+      "--lock-days <n>",
+      "lock files for n days, so that nobody can remove them; 0: not at all",
     )
-    .option("--s3-endpoint <url>", "an S3-compatible service (default: AWS)")
-    .option("--s3-region <name>", "its region (default: as AWS's own tools find it)")
-    .option("--s3-path-style", "the bucket's name goes into the path, as most services want it")
-    .option("--lock-days <n>", "lock files in compliance mode for n days; 0: not at all")
     .option("--ack <wal|store>", "what receipts wait for (default wal)")
     .option("--wal-limit-mib <n>", "room for entries while the bucket is away (default 8192)")
     .option(

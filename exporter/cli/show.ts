@@ -8,6 +8,8 @@ import type { Tiles } from "../audit/tiles.ts";
 import { MeshsealError } from "../errors.ts";
 import { HASH_BYTES, inclusionProof, leafHash } from "../log/merkle.ts";
 import { TILE_WIDTH, tileRoot } from "../log/tile.ts";
+import type { StoreFlags } from "../store/settings.ts";
+import { withStoreFlags } from "./store-flags.ts";
 import { wordsFor } from "./words.ts";
 
 const HELP = `
@@ -19,18 +21,19 @@ Examples:
   meshseal show 0123456789abcdef0123456789abcdef:7 --log http://127.0.0.1:7700/log`;
 
 export function showCommand(): Command {
-  return new Command("show")
+  const command = new Command("show")
     .description("Show one entry: decoded, its bytes, its digest and its inclusion proof.")
     .argument("<index|chain:seq|stream>", "place in the log, or chain id and seq, or stream id")
     .option(
       "--log <dir|url>",
       "data directory, log directory, or URL of the log",
       "./meshseal-data",
-    )
+    );
+  return withStoreFlags(command)
     .option("--json", "print one JSON object")
     .addHelpText("after", HELP)
-    .action(async (which: string, flags: { log: string; json?: boolean }) => {
-      const source = await openSource(flags.log);
+    .action(async (which: string, flags: StoreFlags & { log: string; json?: boolean }) => {
+      const source = await openSource(flags.log, flags);
       const tiles = await openTiles(source);
       const index = await findEntry(tiles, which);
       const shown = await describe(tiles, index);

@@ -13,8 +13,9 @@ import { Unreachable } from "../audit/unreachable.ts";
 import { type VerifyOptions, verifyLog } from "../audit/verify.ts";
 import { codeOf, MeshsealError } from "../errors.ts";
 import { parseVkey, type Verifier } from "../log/note.ts";
-import type { S3Settings } from "../store/s3.ts";
+import type { StoreFlags } from "../store/settings.ts";
 import { readLines } from "./recover.ts";
+import { withStoreFlags } from "./store-flags.ts";
 
 type Flags = {
   key?: string[];
@@ -25,13 +26,10 @@ type Flags = {
   batchKeys?: string;
   lastSeen?: string;
   updateLastSeen?: boolean;
-  s3Endpoint?: string;
-  s3Region?: string;
-  s3PathStyle?: boolean;
   anchors?: string[];
   evidence?: string[];
   mirror?: string;
-};
+} & StoreFlags;
 
 const HELP = `
 Exit codes:
@@ -48,11 +46,11 @@ Examples:
   meshseal verify http://127.0.0.1:7700/log --key 'shop/meshseal+1a2b3c4d+AQ...' --json`;
 
 export function verifyCommand(): Command {
-  return new Command("verify")
+  const command = new Command("verify")
     .description("Check a whole log: signature, tree, every entry, every link of every chain.")
     .argument(
       "<dir|url...>",
-      "data directory, log directory, or URL (http, https, s3); several logs are verified as one",
+      "data directory, log directory, or URL (http, https, s3, gs, az); several logs are verified as one",
     )
     .option(
       "--key <vkey|@file...>",
@@ -69,10 +67,8 @@ export function verifyCommand(): Command {
     .option("--mirror <dir>", "its mirror (serve --mirror): verified as well, and held against it")
     .option("--seals <file>", "Envoy's log: its seal lines are compared with what is here")
     .option("--batch-keys <file>", "keys of senders, ID:HEX a line, for the MACs of seal lines")
-    .option("--require-seals", "open chains count as incomplete")
-    .option("--s3-endpoint <url>", "an S3-compatible service (default: AWS)")
-    .option("--s3-region <name>", "its region")
-    .option("--s3-path-style", "the bucket's name goes into the path")
+    .option("--require-seals", "open chains count as incomplete");
+  return withStoreFlags(command)
     .option("--json", "print the report as one JSON object")
     .addHelpText("after", HELP)
     .action(async (where: string[], flags: Flags) => {
@@ -90,7 +86,7 @@ export function verifyCommand(): Command {
         const [first = ""] = where;
         const given = flags.anchors ?? [];
         if (given.length > where.length) throw new MeshsealError("--anchors names more than logs.");
-        const sources = await Promise.all(where.map((one) => openSource(one, s3Of(flags))));
+        const sources = await Promise.all(where.map((one) => openSource(one, flags)));
         const proofs = await Promise.all(
           sources.map(({ bucket }, i) => {
             if (given[i] !== undefined) return inDirectory(given[i]);
@@ -158,10 +154,6 @@ function readEvidence(files: readonly string[]): Map<string, Buffer> {
 
 function readSeals(file: string, keys: string | undefined): NonNullable<VerifyOptions["seals"]> {
   return { lines: readLines(file), macs: keys === undefined ? new Map() : readBatchKeys(keys) };
-}
-
-function s3Of({ s3Endpoint: endpoint, s3Region: region, s3PathStyle }: Flags): S3Settings {
-  return { endpoint, region, pathStyle: s3PathStyle === true };
 }
 
 /** Returns what `--key` and `--policy` say together. */

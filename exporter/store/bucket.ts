@@ -5,9 +5,12 @@
  * - `create` and `swap` are atomic: of several at the same time one wins, and the others get null.
  * - What they resolved for is durable, and seen by every later read. One that rejects may have happened all the same:
  *   who tries again and gets null reads, and compares.
+ *
+ * The services are s3.ts, gcs.ts and azure.ts; settings.ts says which one a URL means. Verify and doctor ask more of them
+ * (service.ts).
  */
 
-/** One object as it was read. `etag` changes with the bytes. */
+/** One object as it was read. `etag` changes with the bytes; with each write as well, where the service has it so. */
 export type Blob = { readonly bytes: Buffer; readonly etag: string };
 
 /** What a write made. `version` is "" where the bucket keeps no versions. */
@@ -16,7 +19,10 @@ export type Written = { readonly etag: string; readonly version: string };
 export type Bucket = {
   /** Returns the newest version at `key`, or null if there is none. Rejects with TooLarge beyond `limit` bytes. */
   readonly get: (key: string, limit: number) => Promise<Blob | null>;
-  /** Writes where nothing is, locked in compliance mode until `retainUntil` if given; null if something is there. */
+  /**
+   * Writes where nothing is, locked until `retainUntil` if that is given, so that nobody can remove it before or shorten that
+   * (S3: compliance mode; GCS and Azure: Locked). Null if something is there.
+   */
   readonly create: (
     key: string,
     bytes: Uint8Array,
@@ -41,9 +47,22 @@ export type Version = {
   readonly key: string;
   readonly version: string;
   readonly isLatest: boolean;
+  /** Of a key whose newest version was hidden, not removed. GCS and Azure have no such markers: theirs stand for a key without a current version. */
   readonly isDeleteMarker: boolean;
   readonly modified: Date;
   readonly bytes: number;
+  /** Absent where the service's lists do not say. */
+  readonly lock?: LockSeen;
+};
+
+/** Until when a version is locked: null for not at all, undefined where that may not be asked. */
+export type Lock = Date | null | undefined;
+
+/** What was seen of a version's lock. */
+export type LockSeen = {
+  /** Until when its writer locked it (service.ts); null for what was never locked. */
+  readonly promised: Date | null;
+  readonly now: Lock;
 };
 
 /** An object is longer than what is looked for can be. */

@@ -5,43 +5,27 @@
  *
  * Nothing is tried twice here: patience.ts does that.
  */
-import type { PutObjectCommandInput, S3Client } from "@aws-sdk/client-s3";
-import { MeshsealError } from "../errors.ts";
-import { type Bucket, TooLarge, type Written } from "./bucket.ts";
-
-export type S3Place = {
-  readonly bucket: string;
-  /** "" or ends in a slash. */
-  readonly prefix: string;
-};
+import type { GetObjectCommandOutput, PutObjectCommandInput, S3Client } from "@aws-sdk/client-s3";
+import { type Lock, TooLarge, type Version, type Written } from "./bucket.ts";
+import {
+  LOCKED_UNTIL,
+  promisedIn,
+  type ServiceBucket,
+  ServiceError,
+  statusOf,
+  toSecond,
+} from "./service.ts";
 
 export type S3Settings = {
   readonly endpoint?: string | undefined;
   readonly region?: string | undefined;
-  readonly pathStyle: boolean;
+  readonly pathStyle?: boolean | undefined;
 };
 
 const CONNECT_MS = 5000;
 /** For one request, from its start to its last byte: a staged object may be some MiB. */
 const REQUEST_MS = 30_000;
 const SOCKETS = 64;
-
-/** Metadata of a locked object: until when it was locked by who wrote it. Verify compares. */
-export const LOCKED_UNTIL = "meshseal-locked-until";
-
-/** Returns the parts of `s3://bucket/prefix`. Throws MeshsealError if it is none. */
-export function parseS3Url(url: string): S3Place {
-  const [, bucket, path = ""] =
-    /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:\/(.*))?$/.exec(url) ?? [];
-  if (bucket === undefined) {
-    throw new MeshsealError(`"${url}" is no place in a bucket: it must be s3://bucket/prefix.`);
-  }
-  const parts = path.split("/").filter((part) => part !== "");
-  if (parts.some((part) => part === "." || part === "..")) {
-    throw new MeshsealError(`"${url}" has a part that is "." or "..".`);
-  }
-  return { bucket, prefix: parts.map((part) => `${part}/`).join("") };
-}
 
 /** Returns a client of the service. Loading the SDK takes 0.7 s, so that is done only where a bucket is asked for. */
 export async function s3Client({ endpoint, region, pathStyle }: S3Settings): Promise<S3Client> {
@@ -52,7 +36,7 @@ export async function s3Client({ endpoint, region, pathStyle }: S3Settings): Pro
     ...(endpoint === undefined ? {} : { endpoint }),
     // A service of one's own has no regions, but signatures name one.
     ...(region !== undefined ? { region } : endpoint !== undefined ? { region: "us-east-1" } : {}),
-    forcePathStyle: pathStyle,
+    forcePathStyle: pathStyle === true,
     maxAttempts: 1,
     requestChecksumCalculation: "WHEN_SUPPORTED",
     responseChecksumValidation: "WHEN_SUPPORTED",
@@ -66,31 +50,29 @@ export async function s3Client({ endpoint, region, pathStyle }: S3Settings): Pro
   });
 }
 
-/** Returns the HTTP status in an error of the SDK, or 0. */
-export function statusOf(error: unknown): number {
-  const { $metadata } = (error ?? {}) as { $metadata?: { httpStatusCode?: number } };
-  return $metadata?.httpStatusCode ?? 0;
+/** Returns what the SDK threw as a ServiceError; anything else as it is. */
+export function s3Error(error: unknown): unknown {
+  if (!(error instanceof Error)) return error;
+  const { Code, code, $metadata } = error as Thrown;
+  const name = Code ?? code ?? error.name;
+  if (name === "CredentialsProviderError") return new ServiceError(name, error.message, 401);
+  if ($metadata === undefined) return error;
+  return new ServiceError(name, error.message, $metadata.httpStatusCode ?? 0);
 }
 
-/** Returns the S3 code in an error of the SDK, or its name. */
-export function s3CodeOf(error: unknown): string {
-  const { name, Code } = (error ?? {}) as { name?: string; Code?: string };
-  return Code ?? name ?? "";
-}
+type Thrown = {
+  readonly Code?: string;
+  readonly code?: string;
+  readonly $metadata?: { readonly httpStatusCode?: number };
+};
 
-/** Returns an error of the SDK without the connection it carries, which no log and no other thread can take. */
-function plain(error: unknown): unknown {
-  const status = statusOf(error);
-  if (!(error instanceof Error) || !("$metadata" in error)) return error;
-  const small = new Error(error.message.slice(0, 500));
-  small.name = s3CodeOf(error);
-  return Object.assign(small, { $metadata: { httpStatusCode: status } });
-}
-
-export async function s3Bucket(client: S3Client, name: string): Promise<Bucket> {
-  const { DeleteObjectCommand, GetObjectCommand, PutObjectCommand } = await import(
-    "@aws-sdk/client-s3"
-  );
+/** The bucket of `client` with this name. */
+export async function s3Bucket(client: S3Client, name: string): Promise<ServiceBucket> {
+  const sdk = await import("@aws-sdk/client-s3");
+  const send = ((command: never) =>
+    client.send(command).catch((error: unknown) => {
+      throw s3Error(error);
+    })) as S3Client["send"];
 
   async function put(
     key: string,
@@ -98,8 +80,8 @@ export async function s3Bucket(client: S3Client, name: string): Promise<Bucket> 
     conditions: Partial<PutObjectCommandInput>,
   ): Promise<Written | null> {
     try {
-      const answer = await client.send(
-        new PutObjectCommand({
+      const answer = await send(
+        new sdk.PutObjectCommand({
           Bucket: name,
           Key: key,
           Body: bytes,
@@ -113,30 +95,53 @@ export async function s3Bucket(client: S3Client, name: string): Promise<Bucket> 
     } catch (error) {
       if (statusOf(error) === 412) return null;
       // If-Match on what is not there.
-      if ("IfMatch" in conditions && s3CodeOf(error) === "NoSuchKey") return null;
-      throw plain(error);
+      if ("IfMatch" in conditions && isNoKey(error)) return null;
+      throw error;
+    }
+  }
+
+  /** Returns the answer and its bytes; null if nothing is there. */
+  async function read(
+    key: string,
+    limit: number,
+    version?: string,
+  ): Promise<{ answer: GetObjectCommandOutput; bytes: Buffer } | null> {
+    const at = { Bucket: name, Key: key, ...(version === undefined ? {} : { VersionId: version }) };
+    try {
+      const answer = await send(new sdk.GetObjectCommand({ ...at, ChecksumMode: "ENABLED" }));
+      const { ContentLength, Body, ETag = "" } = answer;
+      if ((ContentLength ?? 0) > limit) {
+        (Body as unknown as { destroy?: () => void } | undefined)?.destroy?.();
+        throw new TooLarge(`${key} has ${ContentLength} bytes`, ETag);
+      }
+      const bytes = Buffer.from((await Body?.transformToByteArray()) ?? []);
+      if (ContentLength !== undefined && bytes.length !== ContentLength) {
+        throw new Error(`${key} was cut: ${bytes.length} of ${ContentLength} bytes`);
+      }
+      return { answer, bytes };
+    } catch (error) {
+      if (isNoKey(error) || (version !== undefined && statusOf(error) === 404)) return null;
+      throw error;
+    }
+  }
+
+  async function lock(key: string, version: string): Promise<Lock> {
+    const at = { Bucket: name, Key: key, VersionId: version };
+    try {
+      const { Retention } = await send(new sdk.GetObjectRetentionCommand(at));
+      return Retention?.Mode === "COMPLIANCE" ? (Retention.RetainUntilDate ?? null) : null;
+    } catch (error) {
+      if (statusOf(error) === 403) return undefined;
+      // Without a lock services answer 404, or 400 where the bucket has none.
+      if ([400, 404].includes(statusOf(error))) return null;
+      throw error;
     }
   }
 
   return {
     get: async (key, limit) => {
-      try {
-        const answer = await client.send(
-          new GetObjectCommand({ Bucket: name, Key: key, ChecksumMode: "ENABLED" }),
-        );
-        if ((answer.ContentLength ?? 0) > limit) {
-          (answer.Body as unknown as { destroy?: () => void } | undefined)?.destroy?.();
-          throw new TooLarge(`${key} has ${answer.ContentLength} bytes`, answer.ETag ?? "");
-        }
-        const bytes = Buffer.from((await answer.Body?.transformToByteArray()) ?? []);
-        if (answer.ContentLength !== undefined && bytes.length !== answer.ContentLength) {
-          throw new Error(`${key} was cut: ${bytes.length} of ${answer.ContentLength} bytes`);
-        }
-        return { bytes, etag: answer.ETag ?? "" };
-      } catch (error) {
-        if (s3CodeOf(error) === "NoSuchKey") return null;
-        throw plain(error);
-      }
+      const found = await read(key, limit);
+      return found && { bytes: found.bytes, etag: found.answer.ETag ?? "" };
     },
     create: (key, bytes, retainUntil) =>
       put(key, bytes, { IfNoneMatch: "*", ...lockOf(retainUntil) }),
@@ -145,29 +150,44 @@ export async function s3Bucket(client: S3Client, name: string): Promise<Bucket> 
     remove: async (versions) => {
       for (const { key, version } of versions) {
         const one = { Bucket: name, Key: key, ...(version === "" ? {} : { VersionId: version }) };
-        await client.send(new DeleteObjectCommand(one)).catch((error: unknown) => {
-          throw plain(error);
-        });
+        await send(new sdk.DeleteObjectCommand(one));
       }
     },
     hold: async (key, version, isOn) => {
-      const { PutObjectLegalHoldCommand } = await import("@aws-sdk/client-s3");
       const LegalHold = { Status: isOn ? ("ON" as const) : ("OFF" as const) };
       const at = { Bucket: name, Key: key, VersionId: version };
-      await client
-        .send(new PutObjectLegalHoldCommand({ ...at, LegalHold }))
-        .catch((error: unknown) => {
-          throw plain(error);
-        });
+      await send(new sdk.PutObjectLegalHoldCommand({ ...at, LegalHold }));
     },
     versions: (prefix) => listVersions(client, name, prefix),
+    getVersion: async (key, version, limit) => {
+      const found = await read(key, limit, version).catch((error: unknown) => {
+        if (error instanceof TooLarge) return null;
+        throw error;
+      });
+      if (found === null) return null;
+      const { Metadata, ObjectLockMode, ObjectLockRetainUntilDate } = found.answer;
+      const promised = promisedIn(Metadata);
+      const now = ObjectLockMode === "COMPLIANCE" ? ObjectLockRetainUntilDate : undefined;
+      // These headers are left out where their reader may not ask for retentions.
+      const asked = promised === null ? null : await lock(key, version).catch(() => null);
+      return { bytes: found.bytes, lock: { promised, now: now ?? asked } };
+    },
+    lock,
+    folders: async (prefix) => {
+      const at = { Bucket: name, Prefix: prefix, Delimiter: "/" };
+      const { CommonPrefixes = [] } = await send(new sdk.ListObjectsV2Command(at));
+      return CommonPrefixes.map(({ Prefix = "" }) => Prefix);
+    },
   };
+}
+
+function isNoKey(error: unknown): boolean {
+  return error instanceof ServiceError && error.name === "NoSuchKey";
 }
 
 function lockOf(retainUntil: Date | null): Partial<PutObjectCommandInput> {
   if (retainUntil === null) return {};
-  // The service keeps whole seconds.
-  const until = new Date(Math.ceil(retainUntil.getTime() / 1000) * 1000);
+  const until = toSecond(retainUntil);
   return {
     ObjectLockMode: "COMPLIANCE",
     ObjectLockRetainUntilDate: until,
@@ -175,11 +195,11 @@ function lockOf(retainUntil: Date | null): Partial<PutObjectCommandInput> {
   };
 }
 
-export async function* listVersions(
+async function* listVersions(
   client: S3Client,
   name: string,
   prefix: string,
-): ReturnType<Bucket["versions"]> {
+): AsyncGenerator<Version> {
   const { ListObjectVersionsCommand } = await import("@aws-sdk/client-s3");
   let keyMarker: string | undefined;
   let versionMarker: string | undefined;
@@ -191,7 +211,7 @@ export async function* listVersions(
       VersionIdMarker: versionMarker,
     });
     const page = await client.send(command).catch((error: unknown) => {
-      throw plain(error);
+      throw s3Error(error);
     });
     for (const [held, isDeleteMarker] of [
       ...(page.Versions ?? []).map((version) => [version, false] as const),

@@ -17,7 +17,8 @@ import {
 import type { VerifyReport } from "../../exporter/audit/report.ts";
 import { wholeBucketChecks } from "../../exporter/doctor/bucket.ts";
 import { runChecks } from "../../exporter/doctor/check.ts";
-import { statusOf } from "../../exporter/store/s3.ts";
+import { s3Error } from "../../exporter/store/s3.ts";
+import { statusOf } from "../../exporter/store/service.ts";
 import type { Outside } from "./outside.ts";
 
 export type Tried = {
@@ -211,7 +212,7 @@ async function answerOf(run: () => Promise<unknown>): Promise<string> {
     await run();
     return "answered yes";
   } catch (error) {
-    const status = statusOf(error);
+    const status = statusOf(s3Error(error));
     if (status === 0 || status >= 500) throw error;
     return `${status} ${(error as Error).name}`;
   }
@@ -230,9 +231,9 @@ function namesOf({ findings }: VerifyReport): string {
 }
 
 async function doctorNames({ server, bucket }: Outside, name: string): Promise<string> {
-  const place = { bucket, prefix: "" };
-  const s3 = { endpoint: server.endpoint, pathStyle: true };
-  const checks = (await wholeBucketChecks({ place, s3 })).filter((check) => check.name === name);
+  const place = { service: "s3" as const, bucket, prefix: "" };
+  const reach = { s3Endpoint: server.endpoint, s3PathStyle: true };
+  const checks = (await wholeBucketChecks({ place, reach })).filter((check) => check.name === name);
   const [result] = await runChecks(checks);
   return result?.status === "good" ? "" : `doctor: ${result?.message}`;
 }

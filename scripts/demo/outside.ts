@@ -67,7 +67,7 @@ export async function startOutside(data: string): Promise<Outside> {
     };
     const policyFile = join(data, "policy.json");
     write(policyFile, policy);
-    const s3 = { endpoint: server.endpoint, pathStyle: true };
+    const s3 = { s3Endpoint: server.endpoint, s3PathStyle: true };
     const where = `s3://${bucket}/mesh`;
     const at = `--s3-endpoint ${server.endpoint} --s3-path-style`;
     const store = ["--store", where, "--s3-endpoint", server.endpoint, "--s3-path-style"];

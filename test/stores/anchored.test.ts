@@ -79,8 +79,8 @@ async function verified(): Promise<VerifyReport> {
   };
   const parsed = parsePolicy(JSON.stringify(policy), (name) => readFileSync(name));
   const source = await openSource(`s3://${bucket}/mesh`, {
-    endpoint: server.endpoint,
-    pathStyle: true,
+    s3Endpoint: server.endpoint,
+    s3PathStyle: true,
   });
   if (source.bucket === undefined) throw new Error("that is no bucket");
   return await verifyLog(source, { policy: parsed, proofs: inBucket(source.bucket) });

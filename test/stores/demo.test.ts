@@ -1,6 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { expect, test } from "vitest";
-import { findServer } from "../../scripts/s3-servers.mjs";
+import { findServer } from "../../scripts/store-servers.mjs";
 
 test("the demonstration in a bucket: verified, locked and anchored within a minute; what its credentials can try is refused or named", () => {
   findServer("versitygw");

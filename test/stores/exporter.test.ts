@@ -48,7 +48,7 @@ async function checkBucketLog(
 ): Promise<VerifyReport> {
   const log = parseVkey(vkey);
   if (log === null) throw new Error("no key");
-  const s3 = { endpoint: server.endpoint, pathStyle: true };
+  const s3 = { s3Endpoint: server.endpoint, s3PathStyle: true };
   const report = await verifyLog(await openSource(`s3://${bucket}/mesh`, s3), { log });
   if (report.verdict !== expected) {
     const findings = JSON.stringify(report.findings.slice(0, 5), null, 1);
@@ -102,7 +102,7 @@ test("a log in a bucket is locked, verified from there and through the exporter,
   const report = await checkBucketLog(bucket, vkey);
   expect(report.entries["request"]).toBe(4 * 12 * 20 - 4);
   expectHeld(report, receipted);
-  expect(report.notes.join("\n")).toMatch(/files are locked in compliance mode/);
+  expect(report.notes.join("\n")).toMatch(/files are locked, as the bucket says/);
   // Three full bundles and three full tiles, and the checkpoint that was kept under its size.
   const versions = await server.client.send(
     new ListObjectVersionsCommand({ Bucket: bucket, Prefix: `${HOME}log/tile/` }),
@@ -116,8 +116,8 @@ test("a log in a bucket is locked, verified from there and through the exporter,
     expect(Retention?.Mode).toBe("COMPLIANCE");
   }
   const where = {
-    place: { bucket, prefix: "mesh/" },
-    s3: { endpoint: server.endpoint, pathStyle: true },
+    place: { service: "s3" as const, bucket, prefix: "mesh/" },
+    reach: { s3Endpoint: server.endpoint, s3PathStyle: true },
   };
   const days = async (n: number): Promise<string> =>
     (await lockedLongEnough(where, HOME, n).run()).status;
@@ -266,7 +266,7 @@ test("500, SlowDown, cut and changed bodies, lost answers under load and kill -9
     expect(await exporter.stop()).toBe(0);
     const log = parseVkey(vkey);
     if (log === null) throw new Error("no key");
-    const s3 = { endpoint: server.endpoint, pathStyle: true };
+    const s3 = { s3Endpoint: server.endpoint, s3PathStyle: true };
     const report = await verifyLog(
       await openSource(`s3://${bucket}/mesh/audit.example_${ack}`, s3),
       { log },
@@ -298,7 +298,7 @@ test("a data directory that lost its WAL begins a log under a new origin, and le
   expect(existsSync(join(second.dir, "log-audit.example_shop.key"))).toBe(true);
   expect(await second.stop()).toBe(0);
   expect(await first.stop()).toBe(0);
-  const s3 = { endpoint: server.endpoint, pathStyle: true };
+  const s3 = { s3Endpoint: server.endpoint, s3PathStyle: true };
   for (const { vkey } of [first, second]) {
     const log = parseVkey(vkey);
     if (log === null) throw new Error("no key");

@@ -35,7 +35,7 @@ test("a bucket that lets locks be shortened is not called immutable, and verify 
   expect(ready.immutable).toMatch(/^no: .*a retention cannot be shortened/s);
   expect(await exporter.stop()).toBe(0);
   const verified = async (): Promise<VerifyReport> => {
-    const s3 = { endpoint: server.endpoint, pathStyle: true };
+    const s3 = { s3Endpoint: server.endpoint, s3PathStyle: true };
     const source = await openSource(`s3://${bucket}/mesh`, s3);
     return await verifyLog(source, { log: parseVkey(vkey) as Verifier });
   };

@@ -28,7 +28,7 @@ async function verified(lockDays: number): Promise<VerifyReport> {
   const policy = parsePolicy(JSON.stringify({ logs: [{ key: vkey }], require: require_ }), () =>
     Buffer.alloc(0),
   );
-  const s3 = { endpoint: server.endpoint, pathStyle: true };
+  const s3 = { s3Endpoint: server.endpoint, s3PathStyle: true };
   return await verifyLog(await openSource(`s3://${bucket}/mesh`, s3), { policy });
 }
 

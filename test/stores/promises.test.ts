@@ -69,8 +69,8 @@ describe.each<ServerName>(["versitygw", "minio", "moto"])("%s", (name) => {
 
   test("doctor says what the bucket really protects", async () => {
     const settings = {
-      place: { bucket: bucketName, prefix: "" },
-      s3: { endpoint: server.endpoint, pathStyle: true },
+      place: { service: "s3" as const, bucket: bucketName, prefix: "" },
+      reach: { s3Endpoint: server.endpoint, s3PathStyle: true },
     };
     const checks = [
       ...(await objectChecks(settings, "a/")),

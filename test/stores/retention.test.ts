@@ -46,7 +46,7 @@ describe.each<ServerName>(["versitygw", "minio"])("%s", (name) => {
   async function verified(bucket: string, vkey: string): Promise<VerifyReport> {
     const log = parseVkey(vkey);
     if (log === null) throw new Error("no key");
-    const s3 = { endpoint: server.endpoint, pathStyle: true };
+    const s3 = { s3Endpoint: server.endpoint, s3PathStyle: true };
     const report = await verifyLog(await openSource(`s3://${bucket}/mesh`, s3), { log });
     expect(report.findings).toEqual([]);
     return report;

@@ -1,13 +1,10 @@
 /** Real S3 servers with versions and object lock, each in a process and a directory of its own, on loopback. */
-import { type ChildProcess, spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
-import { tmpdir } from "node:os";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { CreateBucketCommand, ListBucketsCommand, type S3Client } from "@aws-sdk/client-s3";
 import { s3Client } from "../../exporter/store/s3.ts";
-import { findServer } from "../../scripts/s3-servers.mjs";
+import { findServer } from "../../scripts/store-servers.mjs";
+import { openServer } from "./store-server.ts";
 
 export type ServerName = "versitygw" | "minio" | "moto";
 
@@ -28,7 +25,6 @@ export type S3Server = {
 
 const USER = "meshseal";
 const PASSWORD = "meshseal-password";
-const START_MS = 60_000;
 
 /** What exporter, verify and doctor find in their environment; set here for this process and its children. */
 export function setCredentials(): void {
@@ -39,48 +35,18 @@ export function setCredentials(): void {
 
 export async function startS3(name: ServerName): Promise<S3Server> {
   setCredentials();
-  const binary = findServer(name);
-  const dir = mkdtempSync(join(tmpdir(), `meshseal-${name}-`));
-  const port = await freePort();
-  const endpoint = `http://127.0.0.1:${port}`;
-  const client = await s3Client({ endpoint, pathStyle: true });
-  let child: ChildProcess | null = null;
+  const server = await openServer(name, (dir, port) => ({
+    command: findServer(name),
+    ...commandOf(name, dir, port),
+  }));
+  const client = await s3Client({ endpoint: server.endpoint, pathStyle: true });
   let buckets = 0;
-
-  async function start(): Promise<void> {
-    const { args, env } = commandOf(name, dir, port);
-    const output: string[] = [];
-    const process_ = spawn(binary, args, {
-      env: { ...process.env, ...env },
-      stdio: ["ignore", "pipe", "pipe"],
-    });
-    child = process_;
-    for (const stream of [process_.stdout, process_.stderr]) {
-      stream.setEncoding("utf8").on("data", (text: string) => output.push(text));
-    }
-    const until = Date.now() + START_MS;
-    while (process_.exitCode === null && Date.now() < until) {
-      const answer = await client.send(new ListBucketsCommand({})).catch(() => null);
-      if (answer !== null) return;
-      await sleep(100);
-    }
-    throw new Error(`${name} did not start:\n${output.join("")}`);
-  }
-
-  async function kill(): Promise<void> {
-    const running = child;
-    child = null;
-    if (running === null || running.exitCode !== null) return;
-    const ended = new Promise((resolve) => running.once("exit", resolve));
-    running.kill("SIGKILL");
-    await ended;
-  }
-
+  const start = (): Promise<void> =>
+    server.start(async () => (await client.send(new ListBucketsCommand({}))) !== undefined);
   await start();
   return {
+    ...server,
     name,
-    endpoint,
-    port,
     client,
     newBucket: async () => {
       const bucket = `audit-${++buckets}`;
@@ -89,12 +55,10 @@ export async function startS3(name: ServerName): Promise<S3Server> {
       );
       return bucket;
     },
-    kill,
     start,
     close: async () => {
-      await kill();
+      await server.close();
       client.destroy();
-      rmSync(dir, { recursive: true, force: true });
     },
   };
 }
@@ -118,15 +82,4 @@ function commandOf(
     return { args: ["server", "--address", address, "--quiet", join(dir, "data")], env };
   }
   return { args: ["-H", "127.0.0.1", "-p", String(port)], env: {} };
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const at = server.address();
-      server.close(() => resolve(typeof at === "object" && at !== null ? at.port : 0));
-    });
-  });
 }

@@ -1,6 +1,6 @@
 /**
- * Finds the S3 servers that tests and demo run, or builds them once into the user's cache folder, meshseal/: versitygw and
- * MinIO with Go, moto with pip. Plain JavaScript without packages.
+ * Finds the servers of buckets that tests and demo run, or builds them once into the user's cache folder, meshseal/: versitygw,
+ * MinIO and fake-gcs-server with Go, moto with pip, Azurite with npm. Plain JavaScript without packages.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
@@ -19,17 +19,35 @@ const SERVERS = {
     binary: "minio",
     module: "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c",
   },
+  "fake-gcs-server": {
+    folder: "fake-gcs-server-1.56.1",
+    binary: "fake-gcs-server",
+    module: "github.com/fsouza/fake-gcs-server@v1.56.1",
+  },
+  // 360 MB, and it asks for Node 22, though it runs on 20: no dependency of ours.
+  azurite: {
+    folder: "azurite-3.37.0",
+    binary: "node_modules/azurite/dist/src/blob/main.js",
+    npm: "azurite@3.37.0",
+  },
   moto: { folder: "moto-5.2.5", binary: "bin/moto_server", package: "moto[server]==5.2.5" },
 };
 
 /** Returns the path of a server's binary. Throws an Error with one sentence that says what is missing. */
 export function findServer(name) {
-  const { folder, binary, module, package: pip } = SERVERS[name];
+  const { folder, binary, module, package: pip, npm } = SERVERS[name];
   const target = join(cacheFolder(), folder);
   const path = join(target, binary);
   if (existsSync(path)) return path;
   console.error(`meshseal: building ${folder} (once, some minutes) ...`);
   mkdirSync(dirname(target), { recursive: true });
+  if (npm !== undefined) {
+    const args = ["install", "--no-audit", "--no-fund", "--loglevel", "error", "--prefix", target];
+    mkdirSync(target, { recursive: true });
+    if (runs("npm", [...args, npm])) return path;
+    rmSync(target, { recursive: true, force: true });
+    throw new Error(`${npm} could not be installed: npm and a registry are needed.`);
+  }
   if (module === undefined) {
     // A virtual environment knows its own path, so it is made where it stays.
     const isMade =

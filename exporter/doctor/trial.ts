@@ -1,0 +1,29 @@
+/** What can be tried against the objects of a service, and what it answered. */
+import { statusOf } from "../store/service.ts";
+import type { Check } from "./check.ts";
+
+/** The object that everything is tried on. */
+export type Probe = { readonly key: string; version: string; until: Date };
+
+/** Something that whoever has the credentials can try against a locked object. */
+export type Attempt = {
+  /** What should come of it, in a few words. */
+  readonly name: string;
+  /** Rejects with what `statusOf` has the status of. */
+  readonly run: (probe: Probe) => Promise<unknown>;
+};
+
+/** What doctor knows of a service beyond its bucket. */
+export type Trial = { readonly attempts: readonly Attempt[]; readonly whole: readonly Check[] };
+
+/** Returns what a service answered to an attempt. Rejects where there was no answer: then nothing was tried. */
+export async function answerOf(attempt: () => Promise<unknown>): Promise<string> {
+  try {
+    await attempt();
+    return "answered yes";
+  } catch (error) {
+    const status = statusOf(error);
+    if (status === 0 || status >= 500) throw error;
+    return `refused (${status} ${(error as Error).name})`;
+  }
+}

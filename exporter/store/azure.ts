@@ -1,0 +1,297 @@
+/**
+ * A container of Azure Blob Storage. What the log needs of it:
+ *
+ * - `If-None-Match: *` and `If-Match`.
+ * - Versions: an account with versioning, where a write over a blob makes the one before a previous version, and a delete of the blob
+ *   leaves it without a current one.
+ * - Locks: the version's immutability policy, `Locked`, in the request that writes it. The container must have version-level
+ *   immutability. Not a policy of the container or a default one: that would lock commit, checkpoint and partial tiles too.
+ * - `hold`: the version's legal hold.
+ *
+ * https://learn.microsoft.com/rest/api/storageservices/put-blob, .../set-blob-immutability-policy, .../set-blob-legal-hold,
+ * .../delete-blob, .../list-blobs. Every write carries its MD5, which the service checks; what it sends back is checked.
+ * Credentials: AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, else Azure's usual chain (environment, workload identity, managed
+ * identity, command line). Nothing is tried twice here: patience.ts does that.
+ */
+import { createHash } from "node:crypto";
+import { buffer } from "node:stream/consumers";
+import type {
+  BlobDownloadResponseParsed,
+  BlobItem,
+  BlobServiceClient,
+  BlockBlobUploadOptions,
+  ContainerClient,
+} from "@azure/storage-blob";
+import { codeOf, MeshsealError } from "../errors.ts";
+import { type Lock, type LockSeen, TooLarge, type Version, type Written } from "./bucket.ts";
+import {
+  asMarked,
+  LOCKED_UNTIL,
+  promisedIn,
+  type ServiceBucket,
+  ServiceError,
+  statusOf,
+  toSecond,
+} from "./service.ts";
+
+/** For one request, from its start to its last byte. */
+const REQUEST_MS = 30_000;
+
+/** Names of metadata are identifiers here. */
+const LOCKED_UNTIL_NAME = LOCKED_UNTIL.replaceAll("-", "_");
+
+/** Returns a client of the account at `endpoint`, or of AZURE_STORAGE_ACCOUNT. Throws MeshsealError if there is neither. */
+export async function azureClient(endpoint: string | undefined): Promise<BlobServiceClient> {
+  const { AZURE_STORAGE_ACCOUNT, AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN } = process.env;
+  if (endpoint === undefined && AZURE_STORAGE_ACCOUNT === undefined) {
+    throw new MeshsealError(
+      "az:// needs the storage account: give --azure-endpoint https://ACCOUNT.blob.core.windows.net, or set AZURE_STORAGE_ACCOUNT.",
+    );
+  }
+  const url = endpoint ?? `https://${AZURE_STORAGE_ACCOUNT}.blob.core.windows.net`;
+  const { BlobServiceClient, StorageSharedKeyCredential } = await import(
+    "@azure/storage-blob"
+  ).catch(explain);
+  const options = { retryOptions: { maxTries: 1 } };
+  if (AZURE_STORAGE_KEY !== undefined) {
+    const account = AZURE_STORAGE_ACCOUNT ?? accountOf(url);
+    const credential = new StorageSharedKeyCredential(account, AZURE_STORAGE_KEY);
+    return new BlobServiceClient(url, credential, options);
+  }
+  if (AZURE_STORAGE_SAS_TOKEN !== undefined) {
+    return new BlobServiceClient(`${url}?${AZURE_STORAGE_SAS_TOKEN}`, undefined, options);
+  }
+  const { DefaultAzureCredential } = await import("@azure/identity").catch(explain);
+  return new BlobServiceClient(url, new DefaultAzureCredential(), options);
+}
+
+/** They are three quarters as large as everything else together, so who has no container need not have them (RATIONALE.md). */
+function explain(error: unknown): never {
+  if (codeOf(error) !== "ERR_MODULE_NOT_FOUND") throw error;
+  throw new MeshsealError(
+    "az:// needs two packages more: npm install @azure/storage-blob@12.32.0 @azure/identity@4.13.1",
+  );
+}
+
+/** The account in `https://ACCOUNT.blob...`, or behind an address as test servers have it. */
+function accountOf(url: string): string {
+  const { hostname, pathname } = new URL(url);
+  const [, first = ""] = pathname.split("/");
+  return first === "" ? (hostname.split(".")[0] ?? "") : first;
+}
+
+/** Returns what the SDK threw as a ServiceError; anything else as it is. */
+export function azureError(error: unknown): unknown {
+  if (!(error instanceof Error)) return error;
+  const { code, statusCode, details } = error as Thrown;
+  const message = error.message.split("\n")[0] ?? "";
+  if (/^(CredentialUnavailable|AggregateAuthentication|Authentication)/.test(error.name)) {
+    return new ServiceError(error.name, message, 401);
+  }
+  if (error.name !== "RestError") return error;
+  return new ServiceError(details?.errorCode ?? code ?? error.name, message, statusCode ?? 0);
+}
+
+type Thrown = {
+  readonly code?: string;
+  readonly statusCode?: number;
+  readonly details?: { readonly errorCode?: string };
+};
+
+async function asked<T>(call: Promise<T>): Promise<T> {
+  return await call.catch((error: unknown) => {
+    throw azureError(error);
+  });
+}
+
+function codeIs(error: unknown, ...codes: string[]): boolean {
+  return error instanceof ServiceError && codes.includes(error.name);
+}
+
+const inTime = (): { abortSignal: AbortSignal } => ({
+  abortSignal: AbortSignal.timeout(REQUEST_MS),
+});
+
+export function azureBucket(container: ContainerClient): ServiceBucket {
+  async function put(
+    key: string,
+    bytes: Uint8Array,
+    conditions: BlockBlobUploadOptions["conditions"] & object,
+    retainUntil: Date | null,
+  ): Promise<Written | null> {
+    const body = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const options = {
+      ...inTime(),
+      conditions,
+      transactionalContentMD5: md5(body),
+      ...lockOf(retainUntil),
+    };
+    try {
+      const blob = container.getBlockBlobClient(key);
+      const { etag, versionId = "" } = await asked(blob.upload(body, body.length, options));
+      if (etag === undefined) throw new Error(`${key} was written without an etag`);
+      return { etag, version: versionId };
+    } catch (error) {
+      if (statusOf(error) === 412 || codeIs(error, "BlobAlreadyExists")) return null;
+      if (conditions.ifMatch !== undefined && codeIs(error, "BlobNotFound")) return null;
+      throw error;
+    }
+  }
+
+  /** Returns the bytes of one version, or of the current one; null if nothing is there. */
+  async function read(
+    key: string,
+    limit: number,
+    version = "",
+  ): Promise<{ bytes: Buffer; etag: string } | null> {
+    const blob = container.getBlobClient(key);
+    try {
+      const of = version === "" ? blob : blob.withVersion(version);
+      const answer = await asked(of.download(0, undefined, inTime()));
+      return { bytes: await bodyOf(key, answer, limit), etag: answer.etag ?? "" };
+    } catch (error) {
+      if (codeIs(error, "BlobNotFound")) return null;
+      throw error;
+    }
+  }
+
+  async function* list(prefix: string): AsyncGenerator<Version> {
+    const include = {
+      includeVersions: true,
+      includeMetadata: true,
+      includeImmutabilityPolicy: true,
+    };
+    const found = container.listBlobsFlat({ prefix, ...include });
+    for (;;) {
+      const { done, value } = await asked(found.next());
+      if (done === true) return;
+      yield versionOf(value);
+    }
+  }
+
+  /**
+   * The current version cannot be deleted by its id (OperationNotAllowedOnRootBlob): the blob is deleted first, which leaves it as
+   * a previous one. What is locked would only be hidden by that, so its lock is asked for before.
+   */
+  async function remove(key: string, version: string): Promise<void> {
+    const blob = container.getBlobClient(key);
+    if (version === "") return void (await asked(blob.delete(inTime())));
+    const one = blob.withVersion(version);
+    try {
+      await asked(one.delete(inTime()));
+    } catch (error) {
+      if (!codeIs(error, "OperationNotAllowedOnRootBlob")) throw error;
+      const { versionId, etag, ...state } = await asked(blob.getProperties(inTime()));
+      const until = lockNow(state)?.getTime() ?? 0;
+      if (versionId !== version || etag === undefined) throw new Error(`${key} was written over`);
+      if (state.legalHold === true || until > Date.now()) throw new Error(`${key} is locked`);
+      await asked(blob.delete({ ...inTime(), conditions: { ifMatch: etag } }));
+      await asked(one.delete(inTime()));
+    }
+  }
+
+  return {
+    get: (key, limit) => read(key, limit),
+    create: (key, bytes, retainUntil) => put(key, bytes, { ifNoneMatch: "*" }, retainUntil),
+    swap: (key, bytes, etag, retainUntil = null) => put(key, bytes, { ifMatch: etag }, retainUntil),
+    remove: async (versions) => {
+      for (const { key, version } of versions) {
+        await remove(key, version).catch((error: unknown) => {
+          if (!codeIs(error, "BlobNotFound")) throw error;
+        });
+      }
+    },
+    hold: async (key, version, isOn) => {
+      const blob = container.getBlobClient(key);
+      await asked((version === "" ? blob : blob.withVersion(version)).setLegalHold(isOn, inTime()));
+    },
+    versions: (prefix) => asMarked(list(prefix)),
+    getVersion: async (key, version, limit) => {
+      const found = await read(key, limit, version).catch((error: unknown) => {
+        if (error instanceof TooLarge) return null;
+        throw error;
+      });
+      return found && { bytes: found.bytes };
+    },
+    lock: async (key, version): Promise<Lock> => {
+      const blob = container.getBlobClient(key);
+      const of = version === "" ? blob : blob.withVersion(version);
+      try {
+        return lockNow(await asked(of.getProperties(inTime())));
+      } catch (error) {
+        if (statusOf(error) === 403) return undefined;
+        if (statusOf(error) === 404) return null;
+        throw error;
+      }
+    },
+    folders: async (prefix) => {
+      const found: string[] = [];
+      const below = container.listBlobsByHierarchy("/", { prefix });
+      for (;;) {
+        const { done, value } = await asked(below.next());
+        if (done === true) return found;
+        if (value.kind === "prefix") found.push(value.name);
+      }
+    },
+  };
+}
+
+function lockOf(retainUntil: Date | null): Partial<BlockBlobUploadOptions> {
+  if (retainUntil === null) return {};
+  const expiriesOn = toSecond(retainUntil);
+  return {
+    immutabilityPolicy: { expiriesOn, policyMode: "Locked" },
+    metadata: { [LOCKED_UNTIL_NAME]: expiriesOn.toISOString() },
+  };
+}
+
+type Policy = {
+  readonly immutabilityPolicyExpiresOn?: Date;
+  readonly immutabilityPolicyMode?: string;
+};
+
+function lockNow({ immutabilityPolicyExpiresOn, immutabilityPolicyMode }: Policy): Date | null {
+  const isLocked = immutabilityPolicyMode?.toLowerCase() === "locked";
+  return isLocked ? (immutabilityPolicyExpiresOn ?? null) : null;
+}
+
+function versionOf({ name, versionId, isCurrentVersion, properties, metadata }: BlobItem): Version {
+  const lock: LockSeen = {
+    promised: promisedIn({ [LOCKED_UNTIL]: metadata?.[LOCKED_UNTIL_NAME] }),
+    now: lockNow(properties),
+  };
+  return {
+    key: name,
+    version: versionId ?? "",
+    isLatest: versionId === undefined || isCurrentVersion === true,
+    isDeleteMarker: false,
+    // A version's id is the time at which it was written, to the 100 ns.
+    modified: versionId === undefined ? properties.lastModified : new Date(versionId),
+    bytes: properties.contentLength ?? 0,
+    lock,
+  };
+}
+
+async function bodyOf(
+  key: string,
+  { readableStreamBody, contentLength = 0, contentMD5, etag }: BlobDownloadResponseParsed,
+  limit: number,
+): Promise<Buffer> {
+  if (readableStreamBody === undefined) throw new Error(`${key} came without a body`);
+  if (contentLength > limit) {
+    (readableStreamBody as unknown as { destroy: () => void }).destroy();
+    throw new TooLarge(`${key} has ${contentLength} bytes`, etag ?? "");
+  }
+  const bytes = await buffer(readableStreamBody);
+  if (bytes.length !== contentLength) {
+    throw new Error(`${key} was cut: ${bytes.length} of ${contentLength} bytes`);
+  }
+  if (contentMD5 !== undefined && !md5(bytes).equals(contentMD5)) {
+    throw new Error(`${key} came with other bytes than its MD5 says`);
+  }
+  return bytes;
+}
+
+function md5(bytes: Uint8Array): Buffer {
+  return createHash("md5").update(bytes).digest();
+}

@@ -1,1 +1,0 @@
-export function findServer(name: "versitygw" | "minio" | "moto"): string;

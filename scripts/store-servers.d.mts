@@ -1,0 +1,3 @@
+export function findServer(
+  name: "versitygw" | "minio" | "moto" | "fake-gcs-server" | "azurite",
+): string;

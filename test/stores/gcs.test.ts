@@ -1,0 +1,80 @@
+import { expect, test } from "vitest";
+import { bucketChecks, provesImmutable } from "../../exporter/doctor/bucket.ts";
+import { runChecks } from "../../exporter/doctor/check.ts";
+import { openService } from "../../exporter/store/settings.ts";
+import { makeChain } from "../support/chains.ts";
+import { ask, cloudRig, DAY_MS, HOME, holdsLogs } from "../support/cloud-rig.ts";
+import { sendChain } from "../support/senders.ts";
+
+// fake-gcs-server 1.56.1, as tried: `ifGenerationMatch` is right, also among many at the same time. Versions are kept (in its
+// store in memory only). MD5 of what it is sent is checked. A retention is taken and shown, cannot become Unlocked, and
+// the version is deleted all the same. It says yes to a temporary hold and forgets it. Object retention of a bucket, and soft
+// delete, are no fields it has.
+const rig = cloudRig("fake-gcs-server");
+holdsLogs("fake-gcs-server", rig);
+
+test("doctor says that what is locked there can be deleted", async () => {
+  const store = await rig.server().newStore();
+  const results = await runChecks(await bucketChecks(rig.where(store), "doctor"));
+  const named = (status: string): string[] =>
+    results.filter((result) => result.status === status).map((result) => result.name);
+  expect(named("bad")).toEqual([
+    "a locked version cannot be deleted",
+    "versions can be listed, as verify needs it",
+    "the bucket keeps versions and has object retention",
+    "versioning cannot be suspended",
+  ]);
+  expect(named("unknown")).toEqual([]);
+  const proof = await provesImmutable({ ...rig.where(store), lockMs: DAY_MS }, "b/");
+  expect(proof[0]).toMatch(/"a locked version cannot be deleted" does not hold: .* it is gone/);
+});
+
+test.concurrent("it is not called immutable; verify believes its locks, and misses what was deleted", async () => {
+  const { store, vkey, ready } = await rig.logged("5");
+  expect(ready["immutable"]).toMatch(/^no: .*"a locked version cannot be deleted" does not hold/s);
+  const { notes } = await rig.verified(store, vkey);
+  expect(notes.join("\n")).toMatch(/files are locked/);
+  const there = await openService(rig.where(store));
+  for await (const one of there.versions(`${HOME}log/tile/entries/000`)) await there.remove([one]);
+  const { findings } = await rig.verified(store, vkey, "tampered");
+  expect(findings.map(({ cause }) => cause)).toContain("bundle-missing");
+}, 300_000);
+
+test.concurrent("verify names what was added, hidden, written over and rolled back, and reads all of it", async () => {
+  const { store, vkey } = await rig.logged("0");
+  const there = await openService(rig.where(store));
+  const over = async (path: string, bytes: Buffer): Promise<void> => {
+    const held = await there.get(`${HOME}${path}`, 1e6);
+    expect(await there.swap(`${HOME}${path}`, bytes, held?.etag ?? "")).not.toBeNull();
+  };
+  const note = (await there.get(`${HOME}log/checkpoint`, 1e5))?.bytes ?? Buffer.of();
+  await over("log/tile/0/001", Buffer.from("other"));
+  await over("log/checkpoint", Buffer.from("not signed"));
+  await over("log/checkpoint", note);
+  await rig.server().hide(store, `${HOME}log/tile/entries/000`);
+  const report = await rig.verified(store, vkey, "tampered");
+  expect(report.findings.map(({ cause, file }) => `${cause} ${file}`).sort()).toEqual([
+    "checkpoint log/checkpoint",
+    "delete-marker log/tile/entries/000",
+    "extra-version log/tile/0/001",
+  ]);
+  // A roll-back by who may delete versions that are not locked: the kept checkpoints remember.
+  const all = [];
+  for await (const version of there.versions(`${HOME}log/checkpoint`)) all.push(version);
+  await there.remove(all.slice(0, -1));
+  const rolled = await rig.verified(store, vkey, "tampered");
+  expect(rolled.findings.map(({ cause }) => cause)).toContain("rolled-back");
+}, 300_000);
+
+test.concurrent("a log there is pruned below a hold, and verified", async () => {
+  const store = await rig.server().newStore();
+  const exporter = await rig.started({ args: rig.argsOf(store, "0") });
+  const { url, vkey } = exporter;
+  const batches = makeChain({ batches: 8, perBatch: 100, entryBytes: 200 });
+  await sendChain(() => url, vkey, batches, new Map());
+  await ask(`${url}/v1/holds/case-17?from=600&to=700&reason=letter`, "PUT");
+  expect(await ask(`${url}/v1/retention?below=700`, "POST")).toMatchObject({ minimumIndex: 512 });
+  expect(await ask(`${url}/v1/retention`)).toMatchObject({ left: 0, legalHolds: null });
+  expect(await exporter.stop()).toBe(0);
+  expect(await rig.verified(store, vkey)).toMatchObject({ minimumIndex: 512 });
+}, 300_000);
