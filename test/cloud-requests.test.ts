@@ -3,13 +3,22 @@
  * compared with the services' documents, whose answers it gives. That the real services answer so is not shown by this; doctor
  * shows it (docs/storage.md).
  */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type IncomingHttpHeaders } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import { expect, onTestFinished, test } from "vitest";
-import type { Version } from "../exporter/store/bucket.ts";
+import { newSigner } from "../exporter/log/note.ts";
 import type { ServiceBucket } from "../exporter/store/service.ts";
 import { openService, whereOf } from "../exporter/store/settings.ts";
+import { makeAuthority } from "./support/certificates.ts";
 import { setAzureKey } from "./support/cloud-server.ts";
+import { compiledMain } from "./support/compiled.ts";
 
 type Asked = { what: string; headers: IncomingHttpHeaders; body: string };
 type Answer = { status?: number; headers?: Record<string, string>; body?: string };
@@ -36,11 +45,11 @@ const json = (body: object): Answer => ({
   body: JSON.stringify(body),
 });
 
-const all = async (found: AsyncIterable<Version>): Promise<Version[]> => {
-  const list: Version[] = [];
-  for await (const version of found) list.push(version);
+async function all<T>(found: AsyncIterable<T> | undefined): Promise<T[]> {
+  const list: T[] = [];
+  for await (const one of found ?? []) list.push(one);
   return list;
-};
+}
 
 const UNTIL = new Date("2027-01-01T00:00:00.400Z");
 const WHOLE = "2027-01-01T00:00:01.000Z";
@@ -116,6 +125,20 @@ test("GCS: a list of pages gives each version once, newest first, and says what 
   expect(listed[1]?.lock).toEqual({ promised: new Date(WHOLE), now: new Date(WHOLE) });
   // Unlocked is no lock: who wrote it can take it away.
   expect(listed[3]?.lock).toEqual({ promised: null, now: null });
+});
+
+test("GCS: what was softly deleted is a list of its own; a bucket that has none says nothing", async () => {
+  const softDeleteTime = "2026-11-28T00:00:00Z";
+  const hardDeleteTime = "2026-12-05T00:00:00Z";
+  const { bucket, asked } = await gcs(
+    json({ items: [{ name: "x/a", softDeleteTime, hardDeleteTime }, { name: "x/alive" }] }),
+    { status: 400 },
+  );
+  expect(await all(bucket.removed?.("x/"))).toEqual([
+    { key: "x/a", at: new Date(softDeleteTime), until: new Date(hardDeleteTime) },
+  ]);
+  expect(asked[0]?.what).toMatch(/\?softDeleted=true&prefix=x%2F&/);
+  expect(await all(bucket.removed?.("x/"))).toEqual([]);
 });
 
 // https://learn.microsoft.com/rest/api/storageservices/put-blob, .../set-blob-legal-hold, .../delete-blob, .../list-blobs
@@ -212,9 +235,23 @@ test("Azure: a list says what is current, what was hidden, and what is locked", 
     `${blob("b", V, "", policy("unlocked"))}</Blob>`,
     `${blob("b", second, current)}</Blob>`,
   ];
-  const body = `<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="http://x/" ContainerName="audit"><Blobs>${blobs.join("")}</Blobs><NextMarker/></EnumerationResults>`;
-  const { bucket, asked } = await azure({ headers: { "content-type": "application/xml" }, body });
+  const page = (inside: string, marker: string): Answer => ({
+    headers: { "content-type": "application/xml" },
+    body: `<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="http://x/" ContainerName="audit"><Blobs>${inside}</Blobs><NextMarker>${marker}</NextMarker></EnumerationResults>`,
+  });
+  const gone = `<Deleted>true</Deleted>`;
+  const times = `<DeletedTime>Sat, 28 Nov 2026 11:00:00 GMT</DeletedTime><RemainingRetentionDays>3</RemainingRetentionDays>`;
+  const { bucket, asked } = await azure(
+    page(blobs.slice(0, 1).join(""), "m2"),
+    page(blobs.slice(1).join(""), ""),
+    page(`${blob("x/a", V, gone, times)}</Blob>${blobs[3]}`, ""),
+  );
   const listed = await all(bucket.versions("x/"));
+  expect(asked[1]?.what).toContain("marker=m2");
+  expect(await all(bucket.removed?.("x/"))).toMatchObject([
+    { key: "x/a", at: new Date("2026-11-28T11:00:00Z"), until: expect.any(Date) },
+  ]);
+  expect(asked[2]?.what).toMatch(/include=[^&]*deleted/);
   const { searchParams } = new URL(asked[0]?.what.replace("GET ", "http://x") ?? "");
   expect(searchParams.get("include")?.split(",").sort()).toEqual([
     "immutabilitypolicy",
@@ -256,3 +293,54 @@ test("answers that are changed, too long or refusals are errors, and nothing is 
     expect(asked).toHaveLength(4);
   }
 });
+
+test("tokens of the usual chains go to the services, over TLS only", async () => {
+  const authority = await makeAuthority();
+  const dir = mkdtempSync(join(tmpdir(), "meshseal-cloud-"));
+  onTestFinished(() => rmSync(dir, { recursive: true, force: true }));
+  const ca = join(dir, "ca.pem");
+  writeFileSync(ca, authority.cert);
+  const shown = new Set<string | undefined>();
+  const service = createTlsServer(
+    await authority.issue({ dns: ["localhost"] }),
+    (request, response) => {
+      shown.add(request.headers.authorization);
+      response.writeHead(403).end();
+    },
+  ).listen(0, "localhost");
+  // The metadata server of Google's machines, and the identity endpoint of Azure's.
+  const identities = createServer((request, response) => {
+    const token = request.url?.startsWith("/azure") ? "of-azure" : "of-google";
+    response.writeHead(200, { "content-type": "application/json", "metadata-flavor": "Google" });
+    const expires_on = Math.floor(Date.now() / 1000) + 3600;
+    response.end(JSON.stringify({ access_token: token, expires_in: 3600, expires_on }));
+  }).listen(0, "127.0.0.1");
+  onTestFinished(() => void service.close());
+  onTestFinished(() => void identities.close().closeAllConnections());
+  await Promise.all([once(service, "listening"), once(identities, "listening")]);
+  const at = `127.0.0.1:${(identities.address() as AddressInfo).port}`;
+  const endpoint = `https://localhost:${(service.address() as AddressInfo).port}`;
+  const env = {
+    ...{ PATH: process.env["PATH"], HOME: dir, NODE_EXTRA_CA_CERTS: ca },
+    ...{ GCE_METADATA_HOST: at, METADATA_SERVER_DETECTION: "assume-present" },
+    ...{ IDENTITY_ENDPOINT: `http://${at}/azure`, IDENTITY_HEADER: "secret" },
+  };
+  const verify = async (...args: string[]): Promise<{ code: number | null; said: string }> => {
+    const key = newSigner("log.example/x", Buffer.alloc(32, 1)).vkey;
+    const child = spawn(process.execPath, [compiledMain(), "verify", ...args, "--key", key], {
+      env,
+    });
+    const said = text(child.stderr);
+    const [code] = await once(child, "exit");
+    return { code, said: await said };
+  };
+  for (const args of [
+    ["gs://audit/mesh", "--gcs-endpoint", endpoint],
+    ["az://audit/mesh", "--azure-endpoint", endpoint],
+  ])
+    expect(await verify(...args)).toMatchObject({
+      code: 3,
+      said: expect.stringMatching(/cannot say: .*403/),
+    });
+  expect([...shown]).toEqual(["Bearer of-google", "Bearer of-azure"]);
+}, 60_000);

@@ -17,6 +17,8 @@ export type BucketView = {
   readonly readVersion: (path: string, version: string, limit: number) => Promise<Buffer | null>;
   /** The locks of the files that were read so far. */
   readonly locks: ReadonlyMap<string, LockSeen>;
+  /** What was removed and can still be restored, by path: until when, or null where that is not known. */
+  readonly removed: ReadonlyMap<string, Date | null>;
 };
 
 /** A Source (source.ts) with what is special of a bucket. */
@@ -44,7 +46,10 @@ export async function bucketSource(url: string, flags: StoreFlags): Promise<Buck
       if (held === undefined) versions.set(path, [version]);
       else held.push(version);
     }
-    return viewOf(bucket, home, versions);
+    const removed = new Map<string, Date | null>();
+    for await (const { key, until = null } of bucket.removed?.(home) ?? [])
+      removed.set(key.slice(home.length), until);
+    return viewOf(bucket, home, versions, removed);
   } catch (error) {
     if (error instanceof Unreachable || error instanceof MeshsealError) throw error;
     throw new Unreachable(`${url}: ${describe(error)}`);
@@ -72,7 +77,8 @@ async function findHome(bucket: ServiceBucket, prefix: string, url: string): Pro
 function viewOf(
   bucket: ServiceBucket,
   home: string,
-  versions: ReadonlyMap<string, readonly Version[]>,
+  versions: BucketView["versions"],
+  removed: BucketView["removed"],
 ): BucketSource {
   const locks = new Map<string, LockSeen>();
   const listed = new Map<string, LockSeen>();
@@ -131,7 +137,7 @@ function viewOf(
         return version === undefined ? null : await readVersion(path, version.version, limit);
       },
     },
-    bucket: { versions, readVersion, locks },
+    bucket: { versions, readVersion, locks, removed },
   };
 }
 

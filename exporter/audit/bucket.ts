@@ -15,6 +15,8 @@ import type { Tiles } from "./tiles.ts";
 const MAX_CHECKPOINTS = 20_000;
 /** Requests at the same time. */
 const READS_AT_ONCE = 16;
+/** Removed files that a note each is made of. */
+const MAX_NAMED = 5;
 
 export type Opener = (note: Buffer) => Checkpoint | null;
 
@@ -28,6 +30,7 @@ export async function checkBucket(
   checkVersions(view, findings);
   const kept = await checkCheckpoints(view, tiles, open, findings, notes);
   checkLocks(view, findings, notes);
+  noteRemoved(view, tiles, notes);
   return lockedSize(view, tiles, kept);
 }
 
@@ -118,6 +121,23 @@ async function checkCheckpoints(
     `${Math.min(all.length, MAX_CHECKPOINTS)} versions of the checkpoint in the bucket agree or are named; the newest one kept under its size covers ${Math.max(0, ...kept.values())} of ${tiles.size} entries.`,
   );
   return kept;
+}
+
+/** Names files that are written once and are gone, where the service could give them back. What the log let go of is none. */
+function noteRemoved({ versions, removed }: BucketView, tiles: Tiles, notes: string[]): void {
+  const isPruned = (path: string): boolean => {
+    const tile = parseTilePath(path.slice("log/".length));
+    return tile?.level === "entries" && (tile.index + 1) * TILE_WIDTH <= tiles.first;
+  };
+  const gone = [...removed].filter(([path]) => {
+    return isWrittenOnce(path) && !versions.has(path) && !isPruned(path);
+  });
+  for (const [path, until] of gone.slice(0, MAX_NAMED)) {
+    const time = until === null ? "" : ` until ${until.toISOString()}`;
+    notes.push(`${path} was removed. The service still has it (soft delete)${time}: restore it.`);
+  }
+  const left = gone.length - MAX_NAMED;
+  if (left > 0) notes.push(`So it is with ${left} more files.`);
 }
 
 function checkLocks({ locks }: BucketView, findings: Findings, notes: string[]): void {

@@ -51,6 +51,14 @@ function attempts(api: GcsApi): Attempt[] {
     },
     { name: "a retention cannot be removed", run: retain(() => null) },
     {
+      // https://cloud.google.com/storage/docs/json_api/v1/objects/move
+      name: "a locked file cannot be moved away",
+      run: ({ key }) => {
+        const path = `${pathOf(key)}/moveTo${pathOf(`${key}-moved`)}`;
+        return api({ method: "POST", path });
+      },
+    },
+    {
       name: "deleting a locked file leaves its version",
       run: ({ key }) => api({ method: "DELETE", path: pathOf(key) }),
     },

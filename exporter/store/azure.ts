@@ -7,6 +7,7 @@
  * - Locks: the version's immutability policy, `Locked`, in the request that writes it. The container must have version-level
  *   immutability. Not a policy of the container or a default one: that would lock commit, checkpoint and partial tiles too.
  * - `hold`: the version's legal hold.
+ * - Soft delete: `include=deleted` in a list.
  *
  * https://learn.microsoft.com/rest/api/storageservices/put-blob, .../set-blob-immutability-policy, .../set-blob-legal-hold,
  * .../delete-blob, .../list-blobs. Every write carries its MD5, which the service checks; what it sends back is checked.
@@ -21,6 +22,7 @@ import type {
   BlobServiceClient,
   BlockBlobUploadOptions,
   ContainerClient,
+  ContainerListBlobsOptions,
 } from "@azure/storage-blob";
 import { codeOf, MeshsealError } from "../errors.ts";
 import { type Lock, type LockSeen, TooLarge, type Version, type Written } from "./bucket.ts";
@@ -28,6 +30,7 @@ import {
   asMarked,
   LOCKED_UNTIL,
   promisedIn,
+  type Removed,
   type ServiceBucket,
   ServiceError,
   statusOf,
@@ -36,6 +39,7 @@ import {
 
 /** For one request, from its start to its last byte. */
 const REQUEST_MS = 30_000;
+const DAY_MS = 86_400_000;
 
 /** Names of metadata are identifiers here. */
 const LOCKED_UNTIL_NAME = LOCKED_UNTIL.replaceAll("-", "_");
@@ -89,7 +93,8 @@ export function azureError(error: unknown): unknown {
     return new ServiceError(error.name, message, 401);
   }
   if (error.name !== "RestError") return error;
-  return new ServiceError(details?.errorCode ?? code ?? error.name, message, statusCode ?? 0);
+  const name = details?.errorCode ?? code ?? `HTTP ${statusCode}`;
+  return new ServiceError(name, message, statusCode ?? 0);
 }
 
 type Thrown = {
@@ -155,17 +160,37 @@ export function azureBucket(container: ContainerClient): ServiceBucket {
     }
   }
 
-  async function* list(prefix: string): AsyncGenerator<Version> {
+  /** Each page has its own time limit. */
+  async function* list(
+    options: Omit<ContainerListBlobsOptions, "abortSignal">,
+  ): AsyncGenerator<BlobItem> {
+    for (let token: string | undefined; ; ) {
+      const from = token === undefined ? {} : { continuationToken: token };
+      const pages = container.listBlobsFlat({ ...options, ...inTime() }).byPage(from);
+      const { value, done } = await asked(pages.next());
+      if (done === true) return;
+      yield* value.segment.blobItems;
+      token = value.continuationToken;
+      if (token === undefined || token === "") return;
+    }
+  }
+
+  async function* versions(prefix: string): AsyncGenerator<Version> {
     const include = {
       includeVersions: true,
       includeMetadata: true,
       includeImmutabilityPolicy: true,
     };
-    const found = container.listBlobsFlat({ prefix, ...include });
-    for (;;) {
-      const { done, value } = await asked(found.next());
-      if (done === true) return;
-      yield versionOf(value);
+    for await (const blob of list({ prefix, ...include })) yield versionOf(blob);
+  }
+
+  async function* removed(prefix: string): AsyncGenerator<Removed> {
+    const include = { includeDeleted: true, includeVersions: true };
+    for await (const { name, deleted, properties } of list({ prefix, ...include })) {
+      const { deletedOn: at = new Date(0), remainingRetentionDays: days } = properties;
+      if (deleted !== true) continue;
+      const until = days === undefined ? {} : { until: new Date(Date.now() + days * DAY_MS) };
+      yield { key: name, at, ...until };
     }
   }
 
@@ -205,7 +230,8 @@ export function azureBucket(container: ContainerClient): ServiceBucket {
       const blob = container.getBlobClient(key);
       await asked((version === "" ? blob : blob.withVersion(version)).setLegalHold(isOn, inTime()));
     },
-    versions: (prefix) => asMarked(list(prefix)),
+    versions: (prefix) => asMarked(versions(prefix)),
+    removed,
     getVersion: async (key, version, limit) => {
       const found = await read(key, limit, version).catch((error: unknown) => {
         if (error instanceof TooLarge) return null;
@@ -226,7 +252,7 @@ export function azureBucket(container: ContainerClient): ServiceBucket {
     },
     folders: async (prefix) => {
       const found: string[] = [];
-      const below = container.listBlobsByHierarchy("/", { prefix });
+      const below = container.listBlobsByHierarchy("/", { prefix, ...inTime() });
       for (;;) {
         const { done, value } = await asked(below.next());
         if (done === true) return found;

@@ -14,6 +14,9 @@ export type GcsObject = {
   readonly timeCreated?: string;
   /** Of a version that is not the live one. */
   readonly timeDeleted?: string;
+  /** Of a version that was removed and is kept for a while. */
+  readonly softDeleteTime?: string;
+  readonly hardDeleteTime?: string;
   readonly size?: string;
   readonly retention?: { readonly mode?: string; readonly retainUntilTime?: string };
   readonly metadata?: Readonly<Record<string, string>>;

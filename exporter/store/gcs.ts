@@ -7,6 +7,7 @@
  * - Locks: `retention: {mode: "Locked", retainUntilTime}` of the object, in the request that writes it. The bucket must have
  *   object retention enabled. Not bucket lock: that would hold commit, checkpoint and partial tiles too (docs/storage.md).
  * - `hold`: the object's `temporaryHold`.
+ * - Soft delete: `softDeleted=true` in a list.
  *
  * https://cloud.google.com/storage/docs/json_api/v1/objects, .../docs/request-preconditions, .../docs/object-lock,
  * .../docs/object-holds. Every write carries its MD5, which the service checks; what it sends back is checked. Nothing is tried
@@ -19,6 +20,7 @@ import {
   asMarked,
   LOCKED_UNTIL,
   promisedIn,
+  type Removed,
   type ServiceBucket,
   statusOf,
   toSecond,
@@ -103,6 +105,24 @@ export function gcsBucket(api: GcsApi): ServiceBucket {
       for (const item of items) yield versionOf(item);
   }
 
+  async function* removed(prefix: string): AsyncGenerator<Removed> {
+    const fields = "items(name,softDeleteTime,hardDeleteTime),nextPageToken";
+    try {
+      for await (const { items = [] } of pages({ softDeleted: "true", prefix, fields }))
+        for (const { name = "", softDeleteTime: at, hardDeleteTime: until } of items) {
+          if (at === undefined) continue;
+          yield {
+            key: name,
+            at: new Date(at),
+            ...(until === undefined ? {} : { until: new Date(until) }),
+          };
+        }
+    } catch (error) {
+      // A bucket without soft delete says 400, one that may not be asked 403.
+      if (statusOf(error) === 0 || statusOf(error) >= 500) throw error;
+    }
+  }
+
   return {
     get: async (key, limit) => {
       const found = await read(key, limit);
@@ -123,6 +143,7 @@ export function gcsBucket(api: GcsApi): ServiceBucket {
       await api({ method: "PATCH", path: pathOf(key), query: { generation }, json });
     },
     versions: (prefix) => asMarked(list(prefix)),
+    removed,
     getVersion: async (key, version, limit) => {
       const found = await read(key, limit, version).catch((error: unknown) => {
         if (error instanceof TooLarge) return null;

@@ -4,6 +4,9 @@ import type { Bucket, Lock, LockSeen, Version } from "./bucket.ts";
 /** Metadata of a locked object: until when it was locked by who wrote it, in ISO 8601. Verify compares. */
 export const LOCKED_UNTIL = "meshseal-locked-until";
 
+/** A version that was removed, and can be restored `until` a time; undefined where the service does not say. */
+export type Removed = { readonly key: string; readonly at: Date; readonly until?: Date };
+
 /** A bucket of a real service. */
 export type ServiceBucket = Bucket & {
   /** Returns one version, or null if it is gone or longer than `limit` bytes. `lock` only where `versions` does not have it. */
@@ -14,6 +17,11 @@ export type ServiceBucket = Bucket & {
   ) => Promise<{ readonly bytes: Buffer; readonly lock?: LockSeen } | null>;
   /** Asks until when a version is locked. */
   readonly lock: (key: string, version: string) => Promise<Lock>;
+  /**
+   * Yields the versions that were removed and that the service keeps for a while all the same (soft delete); nothing where it
+   * has none, or may not be asked. Absent where there is no such thing.
+   */
+  readonly removed?: (prefix: string) => AsyncGenerator<Removed>;
   /** Returns the prefixes below `prefix` up to their next slash, that included. */
   readonly folders: (prefix: string) => Promise<string[]>;
 };

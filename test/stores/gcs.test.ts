@@ -1,6 +1,10 @@
 import { expect, test } from "vitest";
+import type { BucketView } from "../../exporter/audit/bucket-source.ts";
+import { openSource } from "../../exporter/audit/source.ts";
+import { verifyLog } from "../../exporter/audit/verify.ts";
 import { bucketChecks, provesImmutable } from "../../exporter/doctor/bucket.ts";
 import { runChecks } from "../../exporter/doctor/check.ts";
+import { parseVkey, type Verifier } from "../../exporter/log/note.ts";
 import { openService } from "../../exporter/store/settings.ts";
 import { makeChain } from "../support/chains.ts";
 import { ask, cloudRig, DAY_MS, HOME, holdsLogs } from "../support/cloud-rig.ts";
@@ -38,6 +42,20 @@ test.concurrent("it is not called immutable; verify believes its locks, and miss
   for await (const one of there.versions(`${HOME}log/tile/entries/000`)) await there.remove([one]);
   const { findings } = await rig.verified(store, vkey, "tampered");
   expect(findings.map(({ cause }) => cause)).toContain("bundle-missing");
+  // As a list of what was softly deleted would have it: this server has none (test/cloud-requests.test.ts).
+  const source = await openSource(store, rig.server().flagsAt(rig.server().endpoint));
+  const until = new Date("2026-12-05T00:00:00Z");
+  const removed = new Map([
+    ["log/tile/entries/000", until],
+    ["log/tile/entries/000.p/7", until],
+    ["log/tile/entries/001", until],
+  ]);
+  const bucket = { ...(source.bucket as BucketView), removed };
+  const log = parseVkey(vkey) as Verifier;
+  const report = await verifyLog({ ...source, bucket }, { log });
+  expect(report.notes.filter((note) => note.includes("soft delete"))).toEqual([
+    "log/tile/entries/000 was removed. The service still has it (soft delete) until 2026-12-05T00:00:00.000Z: restore it.",
+  ]);
 }, 300_000);
 
 test.concurrent("verify names what was added, hidden, written over and rolled back, and reads all of it", async () => {
