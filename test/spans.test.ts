@@ -15,17 +15,19 @@ import { makeLog } from "./support/make-log.ts";
 
 const PER_BATCH = 256;
 const SPAN_BATCHES = SPAN_ENTRIES / PER_BATCH;
+/** So many that there is a tile of level 1. */
+const BATCHES = 256;
 const signer = newSigner("spans.test/log", Buffer.alloc(32, 7));
 const log = parseVkey(signer.vkey) as Verifier;
 
 let root = "";
-/** Two spans and a partial tile, of three chains that go on from one to the other. */
+/** Some spans, of which the last is not full, and a partial tile, of three chains that go on from one to the other. */
 let whole = "";
 
 beforeAll(async () => {
   root = mkdtempSync(join(tmpdir(), "meshseal-spans-"));
   const chains = [1, 2, 3].map(() => new ChainMaker(300));
-  const batches = Array.from({ length: SPAN_BATCHES + 7 }, (_, i) =>
+  const batches = Array.from({ length: BATCHES + 7 }, (_, i) =>
     chains[i % chains.length]?.next(PER_BATCH),
   );
   batches.push(chains[0]?.next(100));
@@ -67,7 +69,7 @@ function flip(bytes: Buffer, at: number): Buffer {
 
 test("every entry of a log of several spans is counted, and every chain is whole", async () => {
   const report = await verify(whole);
-  const entries = (SPAN_BATCHES + 7) * PER_BATCH + 100;
+  const entries = (BATCHES + 7) * PER_BATCH + 100;
   expect(report).toMatchObject({ verdict: "verified", treeSize: entries, findings: [] });
   expect(report.entries).toEqual({ open: 3, request: entries - 3 });
   expect(report.chains).toHaveLength(3);

@@ -4,7 +4,7 @@ import { TILE_WIDTH, tilePath } from "../log/tile.ts";
 import type { ChainWalk } from "./chains.ts";
 import type { Findings } from "./report.ts";
 import type { Source } from "./source.ts";
-import { SPAN_ENTRIES, SPAN_TILES } from "./span.ts";
+import { levelOf, SPAN_ENTRIES, SPAN_TILES } from "./span.ts";
 import { readSpans } from "./spans.ts";
 import type { Tiles } from "./tiles.ts";
 
@@ -34,7 +34,7 @@ export async function checkLeaves(
     } else {
       for (const [i, time] of span.newest.entries()) walk.newest[index * SPAN_TILES + i] = time;
     }
-    if (!span?.isLevelRight) wrong.add(index);
+    if (!span?.isLevelRight) wrong.add(levelOf(index));
     index++;
     options.onProgress?.(Math.min(index * SPAN_ENTRIES, tiles.size), tiles.size);
   }

@@ -1,5 +1,5 @@
 /** Where verify reads a log from: a directory or a URL. Everything read is attacker-controlled, so every size has a limit. */
-import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } from "node:fs";
 import { lstat, readdir } from "node:fs/promises";
 import { dirname, join, relative, resolve, sep } from "node:path";
 import { codeOf } from "../errors.ts";
@@ -13,6 +13,11 @@ export type Source = {
   readonly where?: string;
   /** Returns the file at a C2SP path, or null if there is none. Longer than `limit` bytes counts as damaged: null. */
   readonly read: (path: string, limit: number) => Promise<Buffer | null>;
+  /**
+   * Reads the same file to where `room` says for its length, and returns that length, or -1 where `read` resolves to null. Directories
+   * only.
+   */
+  readonly readInto?: (path: string, limit: number, room: (bytes: number) => Uint8Array) => number;
   /** Returns every version of a file that has more than one, oldest first, and no versions of others. Buckets only. */
   readonly readAll?: (path: string, limit: number) => Promise<Buffer[]>;
   /**
@@ -46,26 +51,45 @@ export async function openSource(where: string, flags: StoreFlags = {}): Promise
   return { ...dirSource(dir), retention: retentionIn(dirname(resolve(dir))), where };
 }
 
+// Calls that block: half the time of promises, and whoever reads a log has nothing else to do.
 function dirSource(dir: string): Source {
   return {
-    // Calls that block: half the time of promises, and whoever reads a log has nothing else to do.
-    read: async (path, limit) => {
-      try {
-        // Opening a FIFO would wait for its writer.
-        const file = openSync(join(dir, path), constants.O_RDONLY | constants.O_NONBLOCK);
-        try {
-          const found = fstatSync(file);
-          return found.isFile() && found.size <= limit ? readFileSync(file) : null;
-        } finally {
-          closeSync(file);
+    read: async (path, limit) => withFile(dir, path, limit, (file) => readFileSync(file)),
+    readInto: (path, limit, room) =>
+      withFile(dir, path, limit, (file, size) => {
+        const to = room(size);
+        for (let at = 0; at < size; ) {
+          const more = readSync(file, to, at, size - at, null);
+          // It has become shorter since.
+          if (more === 0) return -1;
+          at += more;
         }
-      } catch (error) {
-        if (["ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "ENXIO"].includes(codeOf(error))) return null;
-        throw new Unreachable(`${path}: ${error instanceof Error ? error.message : error}`);
-      }
-    },
+        return size;
+      }) ?? -1,
     list: () => walk(dir, dir),
   };
+}
+
+/** Gives `take` the open file at `path` and its length. Returns null where there is no such file of at most `limit` bytes. */
+function withFile<T>(
+  dir: string,
+  path: string,
+  limit: number,
+  take: (file: number, size: number) => T,
+): T | null {
+  try {
+    // Opening a FIFO would wait for its writer.
+    const file = openSync(`${dir}/${path}`, constants.O_RDONLY | constants.O_NONBLOCK);
+    try {
+      const found = fstatSync(file);
+      return found.isFile() && found.size <= limit ? take(file, found.size) : null;
+    } finally {
+      closeSync(file);
+    }
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "ENXIO"].includes(codeOf(error))) return null;
+    throw new Unreachable(`${path}: ${error instanceof Error ? error.message : error}`);
+  }
 }
 
 async function* walk(root: string, dir: string): AsyncGenerator<{ path: string; isFile: boolean }> {

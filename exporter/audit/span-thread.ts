@@ -1,24 +1,25 @@
-/** A thread of verify: reads the spans that it is told to, one after the other (spans.ts). */
+/** A thread of verify: reads spans, one after the other, until there are no more (spans.ts). */
 import { parentPort, workerData } from "node:worker_threads";
 import { openSource } from "./source.ts";
-import { readSpan } from "./span.ts";
+import { SpanReader, spansOf } from "./span.ts";
+import { SpanQueue } from "./span-queue.ts";
 import type { SpanAnswer, SpanTask } from "./spans.ts";
 import { Tiles } from "./tiles.ts";
 import { Unreachable } from "./unreachable.ts";
 
-const { where, size, first } = workerData as SpanTask;
-const tiles = new Tiles(await openSource(where), size, first);
+const { where, size, first, queue: shared } = workerData as SpanTask;
+const queue = new SpanQueue(spansOf(size), shared);
 
-async function read(index: number): Promise<SpanAnswer> {
+async function read(reader: SpanReader, index: number): Promise<SpanAnswer> {
   try {
-    return { index, span: await readSpan(tiles, index) };
+    return { index, span: await reader.read(index) };
   } catch (error) {
     if (error instanceof Unreachable) return { index, unreachable: error.message };
     throw error;
   }
 }
 
-let last: Promise<unknown> = Promise.resolve();
-parentPort?.on("message", (index: number) => {
-  last = last.then(async () => parentPort?.postMessage(await read(index)));
-});
+const reader = new SpanReader(new Tiles(await openSource(where), size, first));
+for (let index = queue.take(); index >= 0; index = queue.take()) {
+  parentPort?.postMessage(await read(reader, index));
+}

@@ -1,6 +1,6 @@
 /**
- * A span: 65,536 entries that one tile of level 1 covers, checked for everything that needs no other span, so that many
- * can be checked at a time. Its chains are summed up; ChainWalk.join holds them against what came before.
+ * A span: 16,384 entries, a quarter of those that one tile of level 1 covers, checked for everything that needs no other span,
+ * so that many can be checked at a time. Its chains are summed up; ChainWalk.join holds them against what came before.
  *
  * A span where anything is out of the ordinary is null: it is then walked entry by entry, which says what and where.
  */
@@ -14,14 +14,12 @@ import {
   KIND_REQUEST_START,
   KIND_SIGNATURE,
 } from "../../record/fields.ts";
-import { scanBundle } from "../log/hasher.ts";
-import { hashesAtLevel, TILE_WIDTH, tileRoot } from "../log/tile.ts";
+import { BundleReader } from "../log/bundle-reader.ts";
+import { hashesAtLevel, TILE_WIDTH } from "../log/tile.ts";
 import {
   CHAIN_AT,
   END,
   KIND,
-  PLACE_DOUBLES,
-  PLACE_WORDS,
   PREV_AT,
   SEQ,
   START,
@@ -31,8 +29,8 @@ import {
 } from "../log/wasm.ts";
 import type { Tiles } from "./tiles.ts";
 
-/** Tiles of a span. */
-export const SPAN_TILES: number = TILE_WIDTH;
+/** Tiles of a span: few enough that threads end together, enough that its answer costs nothing. Divides TILE_WIDTH. */
+export const SPAN_TILES: number = TILE_WIDTH / 4;
 export const SPAN_ENTRIES: number = SPAN_TILES * TILE_WIDTH;
 
 /** What a span has of one chain: entries `first` to `next` - 1, each linked to the one before. */
@@ -62,7 +60,7 @@ export type Span = {
   readonly newest: readonly number[];
   /** Times that a chain's clock stepped back within the span. */
   readonly clockSteps: number;
-  /** The tile of level 1 has the roots of the tiles below it. */
+  /** The tile of level 1 has the roots of the span's tiles. */
   readonly isLevelRight: boolean;
 };
 
@@ -74,35 +72,53 @@ export function spansOf(size: number): number {
   return Math.ceil(size / SPAN_ENTRIES);
 }
 
-/** Reads and checks span `index`. Throws Unreachable where it cannot be read. */
-export async function readSpan(tiles: Tiles, index: number): Promise<Span | null> {
-  const reader = new SpanReader();
-  const firstTile = index * SPAN_TILES;
-  const lastTile = Math.min(firstTile + SPAN_TILES, Math.ceil(tiles.size / TILE_WIDTH));
-  const hasLevel = index * TILE_WIDTH < hashesAtLevel(tiles.size, 1);
-  const above = hasLevel ? await tiles.hashes(1, index) : null;
-  let isLevelRight = !hasLevel || above !== null;
-  for (let tile = firstTile; tile < lastTile; tile++) {
-    const { width } = tiles.tileAt("entries", tile);
-    const isPruned = tile * TILE_WIDTH < tiles.first;
-    const [hashes, bundle] = await Promise.all([
-      tiles.hashes(0, tile),
-      isPruned ? null : tiles.bundle(tile),
-    ]);
-    if (hashes === null) return null;
-    if (isPruned) reader.skip();
-    else if (bundle === null || !reader.take(bundle, hashes, width, tile * TILE_WIDTH)) return null;
-    if (above !== null && width === TILE_WIDTH) {
-      const at = (tile - firstTile) * DIGEST_BYTES;
-      if (above.compare(tileRoot(hashes), 0, DIGEST_BYTES, at, at + DIGEST_BYTES) !== 0) {
-        isLevelRight = false;
-      }
-    }
+/** Reads and checks spans of a log, one at a time. */
+export class SpanReader {
+  readonly #tiles: Tiles;
+  readonly #bundles = new BundleReader();
+
+  constructor(tiles: Tiles) {
+    this.#tiles = tiles;
   }
-  return { ...reader.sum(), isLevelRight };
+
+  /** Resolves to null where anything is out of the ordinary. Throws Unreachable where it cannot be read. Not before the last was read. */
+  async read(index: number): Promise<Span | null> {
+    const [tiles, bundles] = [this.#tiles, this.#bundles];
+    const sum = new SpanSum(bundles);
+    const firstTile = index * SPAN_TILES;
+    const lastTile = Math.min(firstTile + SPAN_TILES, Math.ceil(tiles.size / TILE_WIDTH));
+    const level = levelOf(index);
+    const hasLevel = level * TILE_WIDTH < hashesAtLevel(tiles.size, 1);
+    const above = hasLevel ? await tiles.hashes(1, level) : null;
+    let isLevelRight = !hasLevel || above !== null;
+    for (let tile = firstTile; tile < lastTile; tile++) {
+      const bundle = tiles.tileAt("entries", tile);
+      const { width } = bundle;
+      const isPruned = tile * TILE_WIDTH < tiles.first;
+      const [hasHashes, hasBundle] = await Promise.all([
+        tiles.readInto(tiles.tileAt(0, tile), (bytes) => bundles.tile(bytes)),
+        isPruned || tiles.readInto(bundle, (bytes) => bundles.bundle(bytes)),
+      ]);
+      if (!hasHashes || !hasBundle) return null;
+      if (isPruned) sum.skip();
+      else if (!bundles.scan(width) || !bundles.fits(width)) return null;
+      else if (!sum.take(width, tile * TILE_WIDTH)) return null;
+      const at = (tile - level * TILE_WIDTH) * DIGEST_BYTES;
+      if (above !== null && width === TILE_WIDTH && !bundles.isUnder(above, at))
+        isLevelRight = false;
+    }
+    return { ...sum.end(), isLevelRight };
+  }
 }
 
-class SpanReader {
+/** Returns the index of the tile of level 1 over span `index`. */
+export function levelOf(index: number): number {
+  return Math.floor((index * SPAN_TILES) / TILE_WIDTH);
+}
+
+/** What was found in a span so far, by what the bundle that was scanned last holds. */
+class SpanSum {
+  readonly #bundles: BundleReader;
   readonly #stretches = new Map<string, Stretch>();
   readonly #kinds = new Map<number, number>();
   readonly #noted: Noted[] = [];
@@ -110,69 +126,68 @@ class SpanReader {
   #clockSteps = 0;
   #entries = 0;
 
-  /** Takes a bundle of `width` entries, the first at leaf `first`. Returns false where anything is not as it must be. */
-  take(bundle: Buffer, hashes: Buffer, width: number, first: number): boolean {
-    const scanned = scanBundle(bundle, width);
-    if (scanned === null || !scanned.leaves.equals(hashes)) return false;
-    const { bundle: bytes, leaves, words, doubles } = scanned;
-    let stretch: Stretch | undefined;
-    let chainAt = -1;
-    let headAt = -1;
+  constructor(bundles: BundleReader) {
+    this.#bundles = bundles;
+  }
+
+  /** Takes the `width` entries that were scanned, the first at leaf `first`. Returns false where anything is not as it must be. */
+  take(width: number, first: number): boolean {
+    const bundles = this.#bundles;
     let newest = 0;
-    for (let i = 0; i < width; i++) {
-      const word = i * PLACE_WORDS;
-      const double = i * PLACE_DOUBLES;
-      const prevAt = words[word + PREV_AT] as number;
-      const kind = doubles[double + KIND] as number;
-      const seq = doubles[double + SEQ] as number;
-      const time = doubles[double + TIME] as number;
-      // Neighbours are mostly of one chain: then its id is not looked up.
-      const idAt = words[word + CHAIN_AT] as number;
-      if (chainAt < 0 || !isSame(bytes, chainAt, bytes, idAt, CHAIN_BYTES)) {
-        if (stretch !== undefined) stretch.head = digestAt(leaves, headAt);
-        chainAt = idAt;
-        const chain = bytes.toString("hex", chainAt, chainAt + CHAIN_BYTES);
-        stretch = this.#stretches.get(chain);
-        headAt = -1;
-        if (stretch === undefined) {
-          stretch = {
-            chain,
-            first: seq,
-            prev: digestAt(bytes, prevAt),
-            firstTime: time,
-            next: seq,
-            head: new Uint8Array(DIGEST_BYTES),
-            time,
-            isClosed: false,
-          };
-          this.#stretches.set(chain, stretch);
+    for (let from = 0; from < width; ) {
+      const count = bundles.row(from, width);
+      if (!this.#row(from, count)) return false;
+      newest = Math.max(newest, bundles.newest);
+      const isPlain =
+        PLAIN.has(bundles.double(from, KIND)) && bundles.word(from, STREAM_ID_AT) === 0;
+      if (!isPlain || bundles.word(from, VERDICT) === ENTRY_NEWER) {
+        for (let i = from; i < from + count; i++) {
+          const [start, end] = [bundles.word(i, START), bundles.word(i, END)];
+          const bytes = Uint8Array.from(bundles.memory.subarray(start, end));
+          this.#noted.push({ index: first + i, bytes });
         }
       }
-      if (stretch === undefined || stretch.next !== seq) return false;
-      if (stretch.isClosed && kind !== KIND_SIGNATURE) return false;
-      if (seq !== stretch.first) {
-        const isLinked =
-          headAt < 0
-            ? isSame(bytes, prevAt, stretch.head, 0, DIGEST_BYTES)
-            : isSame(bytes, prevAt, leaves, headAt, DIGEST_BYTES);
-        if (!isLinked) return false;
-      }
-      if (time < stretch.time) this.#clockSteps++;
-      if (time > newest) newest = time;
-      stretch.next = seq + 1;
-      stretch.time = time;
-      stretch.isClosed ||= kind === KIND_CLOSE;
-      headAt = i * DIGEST_BYTES;
-      this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) + 1);
-      const isPlain = PLAIN.has(kind) && words[word + STREAM_ID_AT] === 0;
-      if (!isPlain || words[word + VERDICT] === ENTRY_NEWER) {
-        const [from, to] = [words[word + START] as number, words[word + END] as number];
-        this.#noted.push({ index: first + i, bytes: Uint8Array.from(bytes.subarray(from, to)) });
-      }
+      from += count;
     }
-    if (stretch !== undefined) stretch.head = digestAt(leaves, headAt);
     this.#newest.push(newest);
     this.#entries += width;
+    return true;
+  }
+
+  /** Takes a row of entries: what is between them is right. */
+  #row(from: number, count: number): boolean {
+    const bundles = this.#bundles;
+    const { memory } = bundles;
+    const kind = bundles.double(from, KIND);
+    const seq = bundles.double(from, SEQ);
+    const prevAt = bundles.word(from, PREV_AT);
+    const time = bundles.double(from, TIME);
+    const chainAt = bundles.word(from, CHAIN_AT);
+    const chain = memory.toString("hex", chainAt, chainAt + CHAIN_BYTES);
+    let stretch = this.#stretches.get(chain);
+    if (stretch === undefined) {
+      const prev = new Uint8Array(DIGEST_BYTES);
+      memory.copy(prev, 0, prevAt, prevAt + DIGEST_BYTES);
+      stretch = {
+        ...{ chain, first: seq, prev, firstTime: time, next: seq, time, isClosed: false },
+        head: new Uint8Array(DIGEST_BYTES),
+      };
+      this.#stretches.set(chain, stretch);
+    } else {
+      if (stretch.next !== seq) return false;
+      if (memory.compare(stretch.head, 0, DIGEST_BYTES, prevAt, prevAt + DIGEST_BYTES) !== 0)
+        return false;
+      if (time < stretch.time) this.#clockSteps++;
+    }
+    // A close is the last of its chain but for its signature.
+    if (stretch.isClosed && kind !== KIND_SIGNATURE) return false;
+    if (kind === KIND_CLOSE && count > 1) return false;
+    stretch.next = seq + count;
+    stretch.time = bundles.time;
+    stretch.isClosed ||= kind === KIND_CLOSE;
+    bundles.copyDigest(from + count - 1, stretch.head);
+    this.#clockSteps += bundles.steps;
+    this.#kinds.set(kind, (this.#kinds.get(kind) ?? 0) + count);
     return true;
   }
 
@@ -181,7 +196,7 @@ class SpanReader {
     this.#newest.push(0);
   }
 
-  sum(): Omit<Span, "isLevelRight"> {
+  end(): Omit<Span, "isLevelRight"> {
     return {
       entries: this.#entries,
       stretches: [...this.#stretches.values()],
@@ -191,13 +206,4 @@ class SpanReader {
       clockSteps: this.#clockSteps,
     };
   }
-}
-
-function digestAt(bytes: Uint8Array, at: number): Uint8Array {
-  return Uint8Array.prototype.slice.call(bytes, at, at + DIGEST_BYTES);
-}
-
-function isSame(a: Uint8Array, aAt: number, b: Uint8Array, bAt: number, length: number): boolean {
-  for (let i = 0; i < length; i++) if (a[aAt + i] !== b[bAt + i]) return false;
-  return true;
 }

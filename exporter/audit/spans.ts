@@ -1,26 +1,34 @@
 /** Reads the spans of a log in order, on as many threads as there are cores where that is worth it. */
 import { availableParallelism } from "node:os";
+import { setImmediate as turn } from "node:timers/promises";
 import type { Worker } from "node:worker_threads";
 import { startThread } from "../thread.ts";
 import type { Source } from "./source.ts";
-import { readSpan, type Span, spansOf } from "./span.ts";
+import { type Span, SpanReader, spansOf } from "./span.ts";
+import { SpanQueue } from "./span-queue.ts";
 import type { Tiles } from "./tiles.ts";
 import { Unreachable } from "./unreachable.ts";
 
-/** A thread costs some tenths of a second to start: fewer spans than this are read on this one. */
+/** A thread takes some hundredths of a second to start: fewer spans than this are read on this one. */
 const MIN_SPANS = 4;
 
-/** Spans that a thread may be ahead of the one that is wanted: bounds the memory. */
-const AHEAD = 2;
+/** Spans for each thread that may be read before the one that is wanted: bounds the memory. */
+const AHEAD = 4;
 
-export type SpanTask = { readonly where: string; readonly size: number; readonly first: number };
+export type SpanTask = {
+  readonly where: string;
+  readonly size: number;
+  readonly first: number;
+  /** Of a SpanQueue. */
+  readonly queue: Int32Array;
+};
 export type SpanAnswer =
   | { readonly index: number; readonly span: Span | null }
   | { readonly index: number; readonly unreachable: string };
 
 /**
  * Yields the spans of the log in `source` from the first to the last. Throws Unreachable where it cannot be read. Uses as many
- * threads as there are cores, or one for a small log, unless `wanted` says how many.
+ * threads as there are cores, this one among them, or this one alone for a small log, unless `wanted` says how many.
  */
 export async function* readSpans(
   source: Source,
@@ -29,62 +37,73 @@ export async function* readSpans(
 ): AsyncGenerator<Span | null> {
   const count = spansOf(tiles.size);
   const threads = wanted ?? (count < MIN_SPANS ? 1 : Math.min(availableParallelism(), count));
+  const reader = new SpanReader(tiles);
   if (source.where === undefined || threads < 2) {
-    for (let index = 0; index < count; index++) yield await readSpan(tiles, index);
+    for (let index = 0; index < count; index++) yield await reader.read(index);
     return;
   }
-  const pool = new Pool({ where: source.where, size: tiles.size, first: tiles.first }, threads);
+  const queue = new SpanQueue(count);
+  const { size, first } = tiles;
+  const pool = new Pool({ where: source.where, size, first, queue: queue.shared }, threads - 1);
+  const ahead = threads * AHEAD;
   try {
-    const asked: Promise<SpanAnswer>[] = [];
     for (let index = 0; index < count; index++) {
-      while (asked.length < Math.min(count, index + threads * AHEAD)) {
-        asked.push(pool.read(asked.length));
+      queue.allow(index + ahead);
+      while (!pool.answers.has(index)) {
+        const mine = queue.tryTake();
+        if (mine < 0) await pool.next();
+        else {
+          pool.answers.set(mine, { index: mine, span: await reader.read(mine) });
+          // Answers of the threads come in between.
+          await turn();
+        }
       }
-      const answer = await (asked[index] as Promise<SpanAnswer>);
-      // What was looked at is let go.
-      delete asked[index];
-      if ("unreachable" in answer) throw new Unreachable(answer.unreachable);
-      yield answer.span;
+      yield pool.take(index);
     }
   } finally {
     await pool.end();
   }
 }
 
-type Waiting = {
-  readonly resolve: (answer: SpanAnswer) => void;
-  readonly reject: (error: unknown) => void;
-};
-
-/** Threads that run span-thread.ts. Which one reads a span is settled when it is asked for. */
+/** Threads that run span-thread.ts, and what they and this one have read. */
 class Pool {
+  readonly answers: Map<number, SpanAnswer> = new Map();
   readonly #threads: Worker[];
-  readonly #waiting = new Map<number, Waiting>();
   #problem: unknown = null;
+  #wake = (): void => {};
 
   constructor(task: SpanTask, threads: number) {
     this.#threads = Array.from({ length: threads }, () => {
       const thread = startThread(new URL("./span-thread", import.meta.url), task);
       thread.on("message", (answer: SpanAnswer) => {
-        this.#waiting.get(answer.index)?.resolve(answer);
-        this.#waiting.delete(answer.index);
+        this.answers.set(answer.index, answer);
+        this.#wake();
       });
       thread.on("error", (error) => {
         this.#problem = error;
-        for (const { reject } of this.#waiting.values()) reject(error);
+        this.#wake();
       });
       return thread;
     });
   }
 
-  read(index: number): Promise<SpanAnswer> {
-    const answer = new Promise<SpanAnswer>((resolve, reject) => {
-      if (this.#problem !== null) reject(this.#problem);
-      this.#waiting.set(index, { resolve, reject });
-      this.#threads[index % this.#threads.length]?.postMessage(index);
-    });
-    answer.catch(() => undefined);
-    return answer;
+  /** Resolves when a thread has read another span. Rejects where one failed. */
+  async next(): Promise<void> {
+    if (this.#problem === null) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+    if (this.#problem !== null) throw this.#problem;
+  }
+
+  /** Returns a span that was read, and lets it go. Throws Unreachable where it could not be. */
+  take(index: number): Span | null {
+    const answer = this.answers.get(index);
+    this.answers.delete(index);
+    if (answer === undefined) throw new RangeError(`span ${index} was not read`);
+    if ("unreachable" in answer) throw new Unreachable(answer.unreachable);
+    return answer.span;
   }
 
   async end(): Promise<void> {

@@ -57,6 +57,19 @@ export class Tiles {
     return this.#source.read(tilePath(tile), MAX_BUNDLE_BYTES);
   }
 
+  /** Reads a tile or bundle, as `hashes` or `bundle` do, to where `room` says for its length. Resolves to false where they resolve to null. */
+  async readInto(tile: Tile, room: (bytes: number) => Uint8Array): Promise<boolean> {
+    const { level, index, width } = tile;
+    const { readInto } = this.#source;
+    if (readInto === undefined) {
+      const bytes = await (level === "entries" ? this.bundle(index) : this.hashes(level, index));
+      if (bytes !== null) room(bytes.length).set(bytes);
+      return bytes !== null;
+    }
+    if (level === "entries") return readInto(tilePath(tile), MAX_BUNDLE_BYTES, room) >= 0;
+    return readInto(tilePath(tile), width * HASH_BYTES, room) === width * HASH_BYTES;
+  }
+
   /** Resolves to the entries of a bundle; null if it is not there, or not whole. */
   async entries(index: number): Promise<Uint8Array[] | null> {
     const bytes = await this.bundle(index);

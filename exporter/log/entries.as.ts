@@ -154,6 +154,41 @@ export function follow(places: usize, count: u32, chain: usize, first: f64, dige
   return true;
 }
 
+/**
+ * Returns how many of the `count` scanned entries at `places` from entry `from` on are a row: of one chain and one kind, each of the
+ * seq after the one before and with its digest, of those at `digests`; and all of them with a stream's id or newer than this
+ * version, or none. Writes to `to`: the latest time in the row, the last, and how often time went back, as doubles.
+ */
+export function row(places: usize, from: u32, count: u32, digests: usize, to: usize): u32 {
+  const first = places + (from as usize) * PLACE;
+  const id = v128.load(load<u32>(first, 8));
+  const kind = load<f64>(first, 24);
+  const isSpecial = isSpecialAt(first);
+  let time = load<f64>(first, 40);
+  let newest = time;
+  let steps: f64 = 0;
+  let i = from + 1;
+  for (; i < count; i++) {
+    const place = places + (i as usize) * PLACE;
+    if (load<f64>(place, 24) !== kind || isSpecialAt(place) !== isSpecial) break;
+    if (v128.any_true(v128.xor(id, v128.load(load<u32>(place, 8))))) break;
+    if (load<f64>(place, 32) !== load<f64>(place - PLACE, 32) + 1) break;
+    if (!isDigest(load<u32>(place, 12), digests + ((i - 1) as usize) * 32)) break;
+    const next = load<f64>(place, 40);
+    if (next < time) steps++;
+    time = next;
+    newest = max<f64>(newest, time);
+  }
+  store<f64>(to, newest);
+  store<f64>(to, time, 8);
+  store<f64>(to, steps, 16);
+  return i - from;
+}
+
+function isSpecialAt(place: usize): bool {
+  return (load<u32>(place, 16) | load<u32>(place, 20)) !== 0;
+}
+
 /** Tells if the 32 bytes at `a` and at `b` are the same. */
 function isDigest(a: usize, b: usize): bool {
   const low = v128.xor(v128.load(a), v128.load(b));

@@ -6,12 +6,10 @@
  * Lengths must be checked before: a wrong one would hash other bytes of this memory, or trap.
  */
 import { HASH_BYTES } from "./merkle.ts";
-import { growTo, instantiate, PLACE_BYTES } from "./wasm.ts";
+import { growTo, instantiate } from "./wasm.ts";
 
 /** Four entries of the longest length, each behind its 0x00. */
 const SCRATCH_BYTES = 4 * 65_536;
-/** The length before an entry in a bundle. */
-const BUNDLE_PREFIX_BYTES = 2;
 
 const wasm = instantiate();
 const scratchAt = wasm.free();
@@ -37,36 +35,6 @@ export function hashTree(hashes: Uint8Array): Uint8Array {
   putInput(hashes, 0);
   wasm.root(inputAt, hashes.length / HASH_BYTES);
   return Uint8Array.prototype.slice.call(memory, inputAt, inputAt + HASH_BYTES);
-}
-
-/** What `scanBundle` found: views that the next call of this module overwrites. */
-export type Scanned = {
-  /** What all offsets are into. */
-  readonly bundle: Buffer;
-  /** Leaf hashes, one behind the other. */
-  readonly leaves: Buffer;
-  /** Of each entry what wasm.ts says stands there, as words and, over the same bytes, as doubles. */
-  readonly words: Uint32Array;
-  readonly doubles: Float64Array;
-};
-
-/** Judges and hashes the `count` entries of a bundle. Returns null unless it holds exactly these, all well formed. */
-export function scanBundle(bundle: Uint8Array, count: number): Scanned | null {
-  // Doubles are aligned, and the input is.
-  const places = Math.ceil(bundle.length / 16) * 16;
-  const leavesAt = places + count * PLACE_BYTES;
-  putInput(bundle, leavesAt - bundle.length + count * HASH_BYTES);
-  const end = inputAt + bundle.length;
-  const right = wasm.scan(inputAt, end, count, BUNDLE_PREFIX_BYTES, inputAt + places);
-  if (right !== count) return null;
-  wasm.bundle(inputAt, count, inputAt + leavesAt, scratchAt);
-  const { buffer } = memory;
-  return {
-    bundle: memory,
-    leaves: memory.subarray(inputAt + leavesAt, inputAt + leavesAt + count * HASH_BYTES),
-    words: new Uint32Array(buffer, inputAt + places, (count * PLACE_BYTES) / 4),
-    doubles: new Float64Array(buffer, inputAt + places, (count * PLACE_BYTES) / 8),
-  };
 }
 
 /** Copies `count` entries that stand at `from` of `entries`, as in a batch, to `at` of `bundle`. Returns where they end there. */

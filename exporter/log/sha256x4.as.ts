@@ -7,6 +7,8 @@
 const LANES: usize = 4;
 const BLOCK: usize = 64;
 const HASH: usize = 32;
+/** What is known of each entry's place, in bytes: as entries.as.ts writes it. */
+const PLACE: usize = 48;
 
 const K: StaticArray<u32> = [
   0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
@@ -25,8 +27,13 @@ const SCHEDULE: usize = memory.data(64 * 16, 16);
 const STATE: usize = memory.data(8 * 16, 16);
 /** The one or two last blocks of each lane's message: what is left of it, and the padding. */
 const TAILS: usize = memory.data(4 * 128, 16);
-/** For each lane: where its message is, its whole blocks, all its blocks. */
+/** For each lane: where its message is, its whole blocks, all its blocks, where its hash goes. */
 const LANE: usize = memory.data(4 * 16, 16);
+
+/** Entries in a bundle, which are hashed in the order of their lengths in blocks: those beyond the last are alike here. */
+const LENGTHS: u32 = 64;
+const STARTS: usize = memory.data(64 * 4, 16);
+const ORDER: usize = memory.data(256 * 4, 16);
 
 for (let i: usize = 0; i < 64; i++) {
   v128.store(CONSTANTS + i * 16, i32x4.splat(unchecked(K[i as i32])));
@@ -48,11 +55,11 @@ export function leaves(from: usize, count: u32, to: usize): void {
     const used = min<u32>(left, LANES as u32);
     for (let lane: usize = 0; lane < used; lane++) {
       const bytes = 1 + (bswap<u16>(load<u16>(at)) as usize);
-      setLane(lane, at + 2, bytes);
+      setLane(lane, at + 2, bytes, out + HASH * lane);
       at += 2 + bytes;
     }
-    for (let lane: usize = used; lane < LANES; lane++) setLane(lane, from, 0);
-    hashLanes(out, used);
+    for (let lane: usize = used; lane < LANES; lane++) setLane(lane, from, 0, 0);
+    hashLanes(used);
     out += HASH * used;
     left -= used;
   }
@@ -69,15 +76,58 @@ export function bundle(from: usize, count: u32, to: usize, scratch: usize): void
       const bytes = bswap<u16>(load<u16>(at)) as usize;
       store<u8>(put, 0);
       memory.copy(put + 1, at + 2, bytes);
-      setLane(lane, put, bytes + 1);
+      setLane(lane, put, bytes + 1, out + HASH * lane);
       put += bytes + 1;
       at += 2 + bytes;
     }
-    for (let lane: usize = used; lane < LANES; lane++) setLane(lane, scratch, 0);
-    hashLanes(out, used);
+    for (let lane: usize = used; lane < LANES; lane++) setLane(lane, scratch, 0, 0);
+    hashLanes(used);
     out += HASH * used;
     left -= used;
   }
+}
+
+/**
+ * Hashes the `count` entries of a bundle, 256 at most, where they lie: `places` has 48 bytes of each, of which the first words say where
+ * it begins and ends (entries.as.ts). The byte before each, of its length, becomes its leaf's 0x00. Entries of as many blocks
+ * share a vector: of mixed lengths, lanes would wait for the longest.
+ */
+export function placed(places: usize, count: u32, to: usize): void {
+  memory.fill(STARTS, 0, LENGTHS * 4);
+  for (let i: u32 = 0; i < count; i++) {
+    const start = STARTS + lengthOf(places + (i as usize) * PLACE) * 4;
+    store<u32>(start, load<u32>(start) + 1);
+  }
+  let sum: u32 = 0;
+  for (let length: usize = 0; length < (LENGTHS as usize); length++) {
+    const alike = load<u32>(STARTS + length * 4);
+    store<u32>(STARTS + length * 4, sum);
+    sum += alike;
+  }
+  for (let i: u32 = 0; i < count; i++) {
+    const start = STARTS + lengthOf(places + (i as usize) * PLACE) * 4;
+    const at = load<u32>(start);
+    store<u32>(start, at + 1);
+    store<u32>(ORDER + (at as usize) * 4, i);
+  }
+  for (let done: u32 = 0; done < count; done += LANES as u32) {
+    const used = min<u32>(count - done, LANES as u32);
+    for (let lane: usize = 0; lane < used; lane++) {
+      const i = load<u32>(ORDER + ((done as usize) + lane) * 4) as usize;
+      const place = places + i * PLACE;
+      const start = (load<u32>(place) as usize) - 1;
+      store<u8>(start, 0);
+      setLane(lane, start, (load<u32>(place, 4) as usize) - start, to + i * HASH);
+    }
+    for (let lane: usize = used; lane < LANES; lane++) setLane(lane, places, 0, 0);
+    hashLanes(used);
+  }
+}
+
+/** The length in blocks of an entry's leaf, as `placed` sorts them. */
+function lengthOf(place: usize): usize {
+  const bytes = load<u32>(place, 4) - load<u32>(place) + 1;
+  return min<u32>((bytes + 8) >>> 6, LENGTHS - 1) as usize;
 }
 
 /** Hashes the `count` hashes at `at`, a power of two, to one root, in their place. */
@@ -94,17 +144,24 @@ export function root(at: usize, count: u32): void {
     for (let first: u32 = 0; first < pairs; first += LANES as u32) {
       const used = min<u32>(pairs - first, LANES as u32);
       for (let lane: usize = 0; lane < used; lane++) {
-        memory.copy(TAILS + lane * 128 + 1, at + (first + lane) * 64, 64);
+        const pair = at + (first + lane) * 64;
+        const tail = TAILS + lane * 128;
+        v128.store(tail, v128.load(pair), 1);
+        v128.store(tail, v128.load(pair, 16), 17);
+        v128.store(tail, v128.load(pair, 32), 33);
+        v128.store(tail, v128.load(pair, 48), 49);
+        store<u32>(LANE + lane * 16, (at + (first + lane) * HASH) as u32, 12);
       }
       initState();
       compress(TAILS, TAILS + 128, TAILS + 256, TAILS + 384);
       compress(TAILS + 64, TAILS + 192, TAILS + 320, TAILS + 448);
-      for (let lane: usize = 0; lane < used; lane++) takeHash(lane, at + (first + lane) * HASH);
+      if (used === (LANES as u32)) takeAll();
+      else for (let lane: usize = 0; lane < used; lane++) takeHash(lane);
     }
   }
 }
 
-function setLane(lane: usize, at: usize, bytes: usize): void {
+function setLane(lane: usize, at: usize, bytes: usize, to: usize): void {
   const whole = bytes >>> 6;
   const rest = bytes & 63;
   const tail = TAILS + lane * 128;
@@ -117,20 +174,27 @@ function setLane(lane: usize, at: usize, bytes: usize): void {
   store<u32>(about, at as u32);
   store<u32>(about, whole as u32, 4);
   store<u32>(about, (whole + blocks) as u32, 8);
+  store<u32>(about, to as u32, 12);
 }
 
-function hashLanes(to: usize, used: u32): void {
+function hashLanes(used: u32): void {
   let blocks: u32 = 0;
+  let least: u32 = u32.MAX_VALUE;
   for (let lane: usize = 0; lane < used; lane++) {
-    blocks = max<u32>(blocks, load<u32>(LANE + lane * 16, 8));
+    const own = load<u32>(LANE + lane * 16, 8);
+    blocks = max<u32>(blocks, own);
+    least = min<u32>(least, own);
   }
+  const areAlike = least === blocks && used === (LANES as u32);
   initState();
   for (let block: u32 = 0; block < blocks; block++) {
     compress(blockOf(0, block), blockOf(1, block), blockOf(2, block), blockOf(3, block));
+    if (areAlike) continue;
     for (let lane: usize = 0; lane < used; lane++) {
-      if (block + 1 === load<u32>(LANE + lane * 16, 8)) takeHash(lane, to + lane * HASH);
+      if (block + 1 === load<u32>(LANE + lane * 16, 8)) takeHash(lane);
     }
   }
+  if (areAlike) takeAll();
 }
 
 /** Where a lane's block stands. A lane that is done goes on with its last one: nobody looks at what comes of it. */
@@ -141,10 +205,34 @@ function blockOf(lane: usize, block: u32): usize {
   return TAILS + lane * 128 + min<usize>((block - whole) as usize, 1) * BLOCK;
 }
 
-function takeHash(lane: usize, to: usize): void {
+function takeHash(lane: usize): void {
+  const to = load<u32>(LANE + lane * 16, 12) as usize;
   for (let i: usize = 0; i < 8; i++) {
     store<u32>(to + i * 4, bswap<u32>(load<u32>(STATE + i * 16 + lane * 4)));
   }
+}
+
+/** The hashes of all lanes at once. */
+function takeAll(): void {
+  for (let half: usize = 0; half < HASH; half += 16) {
+    const state = STATE + half * 4;
+    const a = v128.load(state);
+    const b = v128.load(state, 16);
+    const c = v128.load(state, 32);
+    const d = v128.load(state, 48);
+    const ab = v128.shuffle<i32>(a, b, 0, 4, 1, 5);
+    const cd = v128.shuffle<i32>(c, d, 0, 4, 1, 5);
+    const AB = v128.shuffle<i32>(a, b, 2, 6, 3, 7);
+    const CD = v128.shuffle<i32>(c, d, 2, 6, 3, 7);
+    putWords(0, half, v128.shuffle<i64>(ab, cd, 0, 2));
+    putWords(1, half, v128.shuffle<i64>(ab, cd, 1, 3));
+    putWords(2, half, v128.shuffle<i64>(AB, CD, 0, 2));
+    putWords(3, half, v128.shuffle<i64>(AB, CD, 1, 3));
+  }
+}
+
+function putWords(lane: usize, half: usize, four: v128): void {
+  v128.store((load<u32>(LANE + lane * 16, 12) as usize) + half, bigEndian(four));
 }
 
 function initState(): void {
@@ -160,7 +248,11 @@ function initState(): void {
 
 /** Loads 16 bytes as four big-endian words. */
 function words(at: usize): v128 {
-  return v128.swizzle(v128.load(at), i8x16(3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12));
+  return bigEndian(v128.load(at));
+}
+
+function bigEndian(four: v128): v128 {
+  return v128.swizzle(four, i8x16(3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12));
 }
 
 function rotr(x: v128, n: i32): v128 {

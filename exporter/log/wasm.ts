@@ -7,6 +7,7 @@ export type Wasm = {
   readonly free: () => number;
   readonly leaves: (from: number, count: number, to: number) => void;
   readonly bundle: (from: number, count: number, to: number, scratch: number) => void;
+  readonly placed: (places: number, count: number, to: number) => void;
   readonly root: (at: number, count: number) => void;
   readonly scan: (from: number, end: number, count: number, prefix: number, to: number) => number;
   readonly follow: (
@@ -15,6 +16,13 @@ export type Wasm = {
     chain: number,
     first: number,
     digests: number,
+  ) => number;
+  readonly row: (
+    places: number,
+    from: number,
+    count: number,
+    digests: number,
+    to: number,
   ) => number;
   readonly pack: (from: number, count: number, to: number) => number;
 };
