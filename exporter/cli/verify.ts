@@ -42,6 +42,7 @@ Exit codes:
 Examples:
   meshseal verify ./meshseal-data --key @trusted.vkey
   meshseal verify ./meshseal-data --policy policy.json --last-seen seen.checkpoint --update-last-seen
+  meshseal verify gs://audit/mesh --key @trusted.vkey
   meshseal verify ./log-a ./log-b --key @a.vkey --key @b.vkey
   meshseal verify http://127.0.0.1:7700/log --key 'shop/meshseal+1a2b3c4d+AQ...' --json`;
 

@@ -1,10 +1,17 @@
 /** What doctor tries against a container of Azure Blob Storage, beyond what every bucket can (bucket.ts). */
 import { randomBytes } from "node:crypto";
 import type { BlobClient, ContainerClient } from "@azure/storage-blob";
-import { azureClient, azureError } from "../store/azure.ts";
+import { asked, azureClient } from "../store/azure-client.ts";
 import type { Where } from "../store/settings.ts";
 import type { Check } from "./check.ts";
-import { type Attempt, answerOf, type Probe, type Trial } from "./trial.ts";
+import {
+  type Attempt,
+  answerOf,
+  lockedByItself,
+  type Probe,
+  softDelete,
+  type Trial,
+} from "./trial.ts";
 
 export async function azureTrial({ place, reach }: Where): Promise<Trial> {
   const client = await azureClient(reach.azureEndpoint);
@@ -16,23 +23,12 @@ export async function azureTrial({ place, reach }: Where): Promise<Trial> {
       {
         name: "what is removed is not kept for long",
         run: async () => {
-          const { deleteRetentionPolicy } = await asked(client.getProperties());
-          return deleteRetentionPolicy?.enabled === true
-            ? {
-                status: "warning",
-                message: `soft delete keeps, and costs, every partial tile and every older version of the checkpoint for ${deleteRetentionPolicy.days} days more`,
-              }
-            : { status: "good", message: "there is no soft delete" };
+          const { deleteRetentionPolicy: policy } = await asked(client.getProperties());
+          return softDelete(policy?.enabled === true ? (policy.days ?? 1) : 0);
         },
       },
     ],
   };
-}
-
-async function asked<T>(call: Promise<T>): Promise<T> {
-  return await call.catch((error: unknown) => {
-    throw azureError(error);
-  });
 }
 
 function attempts(container: ContainerClient): Attempt[] {
@@ -103,12 +99,7 @@ function wholeChecks(container: ContainerClient, prefix: string): Check[] {
             ? ["an immutability policy of the container"]
             : []),
         ];
-        return found.length === 0
-          ? { status: "good", message: "there is no policy but those that the log sets" }
-          : {
-              status: "warning",
-              message: `${found.join(" and ")}: every version of the checkpoint and every partial tile stays`,
-            };
+        return lockedByItself(found);
       },
     },
     {

@@ -9,7 +9,7 @@
  */
 import { randomBytes } from "node:crypto";
 import type { Version } from "../store/bucket.ts";
-import { type ServiceBucket, toSecond } from "../store/service.ts";
+import { type ServiceBucket, ServiceError, toSecond } from "../store/service.ts";
 import { homeOf, type ObjectStoreSettings, openService, type Where } from "../store/settings.ts";
 import { type Check, type Outcome, runChecks } from "./check.ts";
 import { type Attempt, answerOf, type Probe, type Trial } from "./trial.ts";
@@ -46,7 +46,13 @@ export async function objectChecks(where: Where, home: string): Promise<Check[]>
       name: "an object can be locked, so that nobody can unlock it",
       run: async () => {
         const until = toSecond(new Date(Date.now() + PROBE_LOCK_MS));
-        const made = await bucket.create(probe.key, BODY, until);
+        const made = await bucket.create(probe.key, BODY, until).catch(refusal);
+        if (made instanceof ServiceError) {
+          return {
+            status: "bad",
+            message: `refused (${made.status} ${made.name}: ${made.message})`,
+          };
+        }
         if (made === null) return { status: "bad", message: "somebody else wrote the probe" };
         if (made.version === "" || made.version === "null") {
           return { status: "bad", message: "the bucket keeps no versions: nothing can be locked" };
@@ -172,6 +178,12 @@ async function tried(
   return broken === null
     ? { status: "good", message: `${answer}; the version is as it was, and locked` }
     : { status: "bad", message: `${answer}; ${broken}` };
+}
+
+/** Returns what was refused, and throws anything else: then nothing was tried. */
+function refusal(error: unknown): ServiceError {
+  if (error instanceof ServiceError && error.status >= 400 && error.status < 500) return error;
+  throw error;
 }
 
 function mustBeNull(written: unknown, otherwise: string): Outcome {

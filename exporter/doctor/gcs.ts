@@ -3,7 +3,7 @@ import { pathOf } from "../store/gcs.ts";
 import { type GcsApi, gcsApi } from "../store/gcs-api.ts";
 import type { Where } from "../store/settings.ts";
 import type { Check } from "./check.ts";
-import { type Attempt, answerOf, type Trial } from "./trial.ts";
+import { type Attempt, answerOf, lockedByItself, softDelete, type Trial } from "./trial.ts";
 
 const DAY_SECONDS = 86_400;
 
@@ -30,14 +30,9 @@ function attempts(api: GcsApi): Attempt[] {
       const json = { retention: retention(until) };
       return api({ method: "PATCH", path: pathOf(key), query, json });
     };
+  const remove: Attempt["run"] = ({ key, version: generation }) =>
+    api({ method: "DELETE", path: pathOf(key), query: { generation } });
   return [
-    {
-      name: "writing over a locked file leaves its version",
-      run: ({ key: name }) => {
-        const query = { uploadType: "multipart", name };
-        return api({ method: "POST", path: "/o", query, json: {}, upload: Buffer.from("other") });
-      },
-    },
     {
       name: "a retention cannot be shortened",
       run: retain(() => ({
@@ -59,14 +54,21 @@ function attempts(api: GcsApi): Attempt[] {
       },
     },
     {
+      name: "a locked version that is live cannot be deleted",
+      run: remove,
+    },
+    {
+      name: "writing over a locked file leaves its version",
+      run: ({ key: name }) => {
+        const query = { uploadType: "multipart", name };
+        return api({ method: "POST", path: "/o", query, json: {}, upload: Buffer.from("other") });
+      },
+    },
+    {
       name: "deleting a locked file leaves its version",
       run: ({ key }) => api({ method: "DELETE", path: pathOf(key) }),
     },
-    {
-      name: "a locked version cannot be deleted",
-      run: ({ key, version: generation }) =>
-        api({ method: "DELETE", path: pathOf(key), query: { generation } }),
-    },
+    { name: "a locked version cannot be deleted", run: remove },
   ];
 }
 
@@ -97,25 +99,14 @@ function wholeChecks(api: GcsApi): Check[] {
           ...(seconds > 0 ? [`a retention policy of ${seconds / DAY_SECONDS} days`] : []),
           ...(defaultEventBasedHold === true ? ["a default event-based hold"] : []),
         ];
-        return found.length === 0
-          ? { status: "good", message: "there is no retention policy and no default hold" }
-          : {
-              status: "warning",
-              message: `${found.join(" and ")}: every version of the checkpoint and every partial tile stays`,
-            };
+        return lockedByItself(found);
       },
     },
     {
       name: "what is removed is not kept for long",
       run: async () => {
         const { softDeletePolicy } = await state();
-        const days = Number(softDeletePolicy?.retentionDurationSeconds ?? 0) / DAY_SECONDS;
-        return days === 0
-          ? { status: "good", message: "there is no soft delete" }
-          : {
-              status: "warning",
-              message: `soft delete keeps, and costs, every partial tile and every older version of the checkpoint for ${days} days more`,
-            };
+        return softDelete(Number(softDeletePolicy?.retentionDurationSeconds ?? 0) / DAY_SECONDS);
       },
     },
     {

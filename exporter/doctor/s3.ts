@@ -1,6 +1,6 @@
 /** What doctor tries against an S3 bucket with object lock, beyond what every bucket can (bucket.ts). */
 import { describe } from "../store/patience.ts";
-import { s3Client, s3Error } from "../store/s3.ts";
+import { s3Client, s3Send } from "../store/s3.ts";
 import type { Where } from "../store/settings.ts";
 import type { Check } from "./check.ts";
 import { type Attempt, answerOf, type Probe, type Trial } from "./trial.ts";
@@ -11,11 +11,7 @@ type Send = import("@aws-sdk/client-s3").S3Client["send"];
 export async function s3Trial({ place, reach }: Where): Promise<Trial> {
   const sdk = await import("@aws-sdk/client-s3");
   const { s3Endpoint: endpoint, s3Region: region, s3PathStyle: pathStyle } = reach;
-  const client = await s3Client({ endpoint, region, pathStyle });
-  const send = ((command: never) =>
-    client.send(command).catch((error: unknown) => {
-      throw s3Error(error);
-    })) as Send;
+  const send = s3Send(await s3Client({ endpoint, region, pathStyle }));
   return {
     attempts: attempts(sdk, send, place.bucket),
     whole: wholeChecks(sdk, send, place.bucket),

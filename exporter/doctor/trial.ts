@@ -1,6 +1,6 @@
 /** What can be tried against the objects of a service, and what it answered. */
 import { statusOf } from "../store/service.ts";
-import type { Check } from "./check.ts";
+import type { Check, Outcome } from "./check.ts";
 
 /** The object that everything is tried on. */
 export type Probe = { readonly key: string; version: string; until: Date };
@@ -26,4 +26,24 @@ export async function answerOf(attempt: () => Promise<unknown>): Promise<string>
     if (status === 0 || status >= 500) throw error;
     return `refused (${status} ${(error as Error).name})`;
   }
+}
+
+/** What it means where a bucket locks objects beyond what the log asks for, by what `found` names. */
+export function lockedByItself(found: readonly string[]): Outcome {
+  return found.length === 0
+    ? { status: "good", message: "nothing is locked but what the log locks" }
+    : {
+        status: "warning",
+        message: `${found.join(" and ")}: every version of the checkpoint and every partial tile stays`,
+      };
+}
+
+/** What it means where removed objects are kept for some `days`. */
+export function softDelete(days: number): Outcome {
+  return days === 0
+    ? { status: "good", message: "there is no soft delete" }
+    : {
+        status: "warning",
+        message: `soft delete keeps, and costs, every partial tile and every older version of the checkpoint for ${days} days more`,
+      };
 }

@@ -11,24 +11,25 @@
  *
  * https://learn.microsoft.com/rest/api/storageservices/put-blob, .../set-blob-immutability-policy, .../set-blob-legal-hold,
  * .../delete-blob, .../list-blobs. Every write carries its MD5, which the service checks; what it sends back is checked.
- * Credentials: AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, else Azure's usual chain (environment, workload identity, managed
- * identity, command line). Nothing is tried twice here: patience.ts does that.
+ * Nothing is tried twice here: patience.ts does that.
  */
 import { createHash } from "node:crypto";
 import { buffer } from "node:stream/consumers";
 import type {
+  BlobClient,
   BlobDownloadResponseParsed,
   BlobItem,
-  BlobServiceClient,
   BlockBlobUploadOptions,
   ContainerClient,
   ContainerListBlobsOptions,
 } from "@azure/storage-blob";
-import { codeOf, MeshsealError } from "../errors.ts";
-import { type Lock, type LockSeen, TooLarge, type Version, type Written } from "./bucket.ts";
+import { asked, inTime } from "./azure-client.ts";
+import { type LockSeen, TooLarge, type Version, type Written } from "./bucket.ts";
 import {
   asMarked,
   LOCKED_UNTIL,
+  noLock,
+  nullIfTooLarge,
   promisedIn,
   type Removed,
   type ServiceBucket,
@@ -37,85 +38,14 @@ import {
   toSecond,
 } from "./service.ts";
 
-/** For one request, from its start to its last byte. */
-const REQUEST_MS = 30_000;
 const DAY_MS = 86_400_000;
 
 /** Names of metadata are identifiers here. */
 const LOCKED_UNTIL_NAME = LOCKED_UNTIL.replaceAll("-", "_");
 
-/** Returns a client of the account at `endpoint`, or of AZURE_STORAGE_ACCOUNT. Throws MeshsealError if there is neither. */
-export async function azureClient(endpoint: string | undefined): Promise<BlobServiceClient> {
-  const { AZURE_STORAGE_ACCOUNT, AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN } = process.env;
-  if (endpoint === undefined && AZURE_STORAGE_ACCOUNT === undefined) {
-    throw new MeshsealError(
-      "az:// needs the storage account: give --azure-endpoint https://ACCOUNT.blob.core.windows.net, or set AZURE_STORAGE_ACCOUNT.",
-    );
-  }
-  const url = endpoint ?? `https://${AZURE_STORAGE_ACCOUNT}.blob.core.windows.net`;
-  const { BlobServiceClient, StorageSharedKeyCredential } = await import(
-    "@azure/storage-blob"
-  ).catch(explain);
-  const options = { retryOptions: { maxTries: 1 } };
-  if (AZURE_STORAGE_KEY !== undefined) {
-    const account = AZURE_STORAGE_ACCOUNT ?? accountOf(url);
-    const credential = new StorageSharedKeyCredential(account, AZURE_STORAGE_KEY);
-    return new BlobServiceClient(url, credential, options);
-  }
-  if (AZURE_STORAGE_SAS_TOKEN !== undefined) {
-    return new BlobServiceClient(`${url}?${AZURE_STORAGE_SAS_TOKEN}`, undefined, options);
-  }
-  const { DefaultAzureCredential } = await import("@azure/identity").catch(explain);
-  return new BlobServiceClient(url, new DefaultAzureCredential(), options);
-}
-
-/** They are three quarters as large as everything else together, so who has no container need not have them (RATIONALE.md). */
-function explain(error: unknown): never {
-  if (codeOf(error) !== "ERR_MODULE_NOT_FOUND") throw error;
-  throw new MeshsealError(
-    "az:// needs two packages more: npm install @azure/storage-blob@12.32.0 @azure/identity@4.13.1",
-  );
-}
-
-/** The account in `https://ACCOUNT.blob...`, or behind an address as test servers have it. */
-function accountOf(url: string): string {
-  const { hostname, pathname } = new URL(url);
-  const [, first = ""] = pathname.split("/");
-  return first === "" ? (hostname.split(".")[0] ?? "") : first;
-}
-
-/** Returns what the SDK threw as a ServiceError; anything else as it is. */
-export function azureError(error: unknown): unknown {
-  if (!(error instanceof Error)) return error;
-  const { code, statusCode, details } = error as Thrown;
-  const message = error.message.split("\n")[0] ?? "";
-  if (/^(CredentialUnavailable|AggregateAuthentication|Authentication)/.test(error.name)) {
-    return new ServiceError(error.name, message, 401);
-  }
-  if (error.name !== "RestError") return error;
-  const name = details?.errorCode ?? code ?? `HTTP ${statusCode}`;
-  return new ServiceError(name, message, statusCode ?? 0);
-}
-
-type Thrown = {
-  readonly code?: string;
-  readonly statusCode?: number;
-  readonly details?: { readonly errorCode?: string };
-};
-
-async function asked<T>(call: Promise<T>): Promise<T> {
-  return await call.catch((error: unknown) => {
-    throw azureError(error);
-  });
-}
-
 function codeIs(error: unknown, ...codes: string[]): boolean {
   return error instanceof ServiceError && codes.includes(error.name);
 }
-
-const inTime = (): { abortSignal: AbortSignal } => ({
-  abortSignal: AbortSignal.timeout(REQUEST_MS),
-});
 
 export function azureBucket(container: ContainerClient): ServiceBucket {
   async function put(
@@ -143,16 +73,20 @@ export function azureBucket(container: ContainerClient): ServiceBucket {
     }
   }
 
+  /** The current version where there are none. */
+  function at(key: string, version: string): BlobClient {
+    const blob = container.getBlobClient(key);
+    return version === "" ? blob : blob.withVersion(version);
+  }
+
   /** Returns the bytes of one version, or of the current one; null if nothing is there. */
   async function read(
     key: string,
     limit: number,
     version = "",
   ): Promise<{ bytes: Buffer; etag: string } | null> {
-    const blob = container.getBlobClient(key);
     try {
-      const of = version === "" ? blob : blob.withVersion(version);
-      const answer = await asked(of.download(0, undefined, inTime()));
+      const answer = await asked(at(key, version).download(0, undefined, inTime()));
       return { bytes: await bodyOf(key, answer, limit), etag: answer.etag ?? "" };
     } catch (error) {
       if (codeIs(error, "BlobNotFound")) return null;
@@ -227,29 +161,15 @@ export function azureBucket(container: ContainerClient): ServiceBucket {
       }
     },
     hold: async (key, version, isOn) => {
-      const blob = container.getBlobClient(key);
-      await asked((version === "" ? blob : blob.withVersion(version)).setLegalHold(isOn, inTime()));
+      await asked(at(key, version).setLegalHold(isOn, inTime()));
     },
     versions: (prefix) => asMarked(versions(prefix)),
     removed,
     getVersion: async (key, version, limit) => {
-      const found = await read(key, limit, version).catch((error: unknown) => {
-        if (error instanceof TooLarge) return null;
-        throw error;
-      });
+      const found = await read(key, limit, version).catch(nullIfTooLarge);
       return found && { bytes: found.bytes };
     },
-    lock: async (key, version): Promise<Lock> => {
-      const blob = container.getBlobClient(key);
-      const of = version === "" ? blob : blob.withVersion(version);
-      try {
-        return lockNow(await asked(of.getProperties(inTime())));
-      } catch (error) {
-        if (statusOf(error) === 403) return undefined;
-        if (statusOf(error) === 404) return null;
-        throw error;
-      }
-    },
+    lock: (key, version) => asked(at(key, version).getProperties(inTime())).then(lockNow, noLock),
     folders: async (prefix) => {
       const found: string[] = [];
       const below = container.listBlobsByHierarchy("/", { prefix, ...inTime() });

@@ -14,11 +14,13 @@
  * twice here: patience.ts does that.
  */
 import { createHash } from "node:crypto";
-import { type Lock, type LockSeen, TooLarge, type Version, type Written } from "./bucket.ts";
+import type { LockSeen, Version, Written } from "./bucket.ts";
 import type { GcsApi, GcsCall, GcsList, GcsObject } from "./gcs-api.ts";
 import {
   asMarked,
   LOCKED_UNTIL,
+  noLock,
+  nullIfTooLarge,
   promisedIn,
   type Removed,
   type ServiceBucket,
@@ -145,21 +147,14 @@ export function gcsBucket(api: GcsApi): ServiceBucket {
     versions: (prefix) => asMarked(list(prefix)),
     removed,
     getVersion: async (key, version, limit) => {
-      const found = await read(key, limit, version).catch((error: unknown) => {
-        if (error instanceof TooLarge) return null;
-        throw error;
-      });
+      const found = await read(key, limit, version).catch(nullIfTooLarge);
       return found && { bytes: found.bytes };
     },
-    lock: async (key, generation): Promise<Lock> => {
-      try {
-        return lockSeen(await ask<GcsObject>({ path: pathOf(key), query: { generation } })).now;
-      } catch (error) {
-        if (statusOf(error) === 403) return undefined;
-        if (statusOf(error) === 404) return null;
-        throw error;
-      }
-    },
+    lock: (key, generation) =>
+      ask<GcsObject>({ path: pathOf(key), query: { generation } }).then(
+        (object) => lockSeen(object).now,
+        noLock,
+      ),
     folders: async (prefix) => {
       const found: string[] = [];
       for await (const { prefixes = [] } of pages({ prefix, delimiter: "/" }))

@@ -9,6 +9,8 @@ import type { GetObjectCommandOutput, PutObjectCommandInput, S3Client } from "@a
 import { type Lock, TooLarge, type Version, type Written } from "./bucket.ts";
 import {
   LOCKED_UNTIL,
+  noLock,
+  nullIfTooLarge,
   promisedIn,
   type ServiceBucket,
   ServiceError,
@@ -66,13 +68,18 @@ type Thrown = {
   readonly $metadata?: { readonly httpStatusCode?: number };
 };
 
-/** The bucket of `client` with this name. */
-export async function s3Bucket(client: S3Client, name: string): Promise<ServiceBucket> {
-  const sdk = await import("@aws-sdk/client-s3");
-  const send = ((command: never) =>
+/** Returns the client's `send`, which rejects with ServiceErrors. */
+export function s3Send(client: S3Client): S3Client["send"] {
+  return ((command: never) =>
     client.send(command).catch((error: unknown) => {
       throw s3Error(error);
     })) as S3Client["send"];
+}
+
+/** The bucket of `client` with this name. */
+export async function s3Bucket(client: S3Client, name: string): Promise<ServiceBucket> {
+  const sdk = await import("@aws-sdk/client-s3");
+  const send = s3Send(client);
 
   async function put(
     key: string,
@@ -127,15 +134,11 @@ export async function s3Bucket(client: S3Client, name: string): Promise<ServiceB
 
   async function lock(key: string, version: string): Promise<Lock> {
     const at = { Bucket: name, Key: key, VersionId: version };
-    try {
-      const { Retention } = await send(new sdk.GetObjectRetentionCommand(at));
-      return Retention?.Mode === "COMPLIANCE" ? (Retention.RetainUntilDate ?? null) : null;
-    } catch (error) {
-      if (statusOf(error) === 403) return undefined;
-      // Without a lock services answer 404, or 400 where the bucket has none.
-      if ([400, 404].includes(statusOf(error))) return null;
-      throw error;
-    }
+    return await send(new sdk.GetObjectRetentionCommand(at)).then(
+      ({ Retention }) =>
+        Retention?.Mode === "COMPLIANCE" ? (Retention.RetainUntilDate ?? null) : null,
+      noLock,
+    );
   }
 
   return {
@@ -158,12 +161,9 @@ export async function s3Bucket(client: S3Client, name: string): Promise<ServiceB
       const at = { Bucket: name, Key: key, VersionId: version };
       await send(new sdk.PutObjectLegalHoldCommand({ ...at, LegalHold }));
     },
-    versions: (prefix) => listVersions(client, name, prefix),
+    versions: (prefix) => listVersions(send, name, prefix),
     getVersion: async (key, version, limit) => {
-      const found = await read(key, limit, version).catch((error: unknown) => {
-        if (error instanceof TooLarge) return null;
-        throw error;
-      });
+      const found = await read(key, limit, version).catch(nullIfTooLarge);
       if (found === null) return null;
       const { Metadata, ObjectLockMode, ObjectLockRetainUntilDate } = found.answer;
       const promised = promisedIn(Metadata);
@@ -196,7 +196,7 @@ function lockOf(retainUntil: Date | null): Partial<PutObjectCommandInput> {
 }
 
 async function* listVersions(
-  client: S3Client,
+  send: S3Client["send"],
   name: string,
   prefix: string,
 ): AsyncGenerator<Version> {
@@ -210,9 +210,7 @@ async function* listVersions(
       KeyMarker: keyMarker,
       VersionIdMarker: versionMarker,
     });
-    const page = await client.send(command).catch((error: unknown) => {
-      throw s3Error(error);
-    });
+    const page = await send(command);
     for (const [held, isDeleteMarker] of [
       ...(page.Versions ?? []).map((version) => [version, false] as const),
       ...(page.DeleteMarkers ?? []).map((marker) => [marker, true] as const),

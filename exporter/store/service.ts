@@ -1,5 +1,5 @@
 /** What verify and doctor ask of a bucket of a real service, and what the services have in common. */
-import type { Bucket, Lock, LockSeen, Version } from "./bucket.ts";
+import { type Bucket, type Lock, type LockSeen, TooLarge, type Version } from "./bucket.ts";
 
 /** Metadata of a locked object: until when it was locked by who wrote it, in ISO 8601. Verify compares. */
 export const LOCKED_UNTIL = "meshseal-locked-until";
@@ -42,6 +42,20 @@ export class ServiceError extends Error {
 /** Returns the HTTP status in what a ServiceBucket threw, or 0. */
 export function statusOf(error: unknown): number {
   return error instanceof ServiceError ? error.status : 0;
+}
+
+/** What asking for a lock means where it was refused: that it may not be seen, or that there is none. Throws anything else. */
+export function noLock(error: unknown): Lock {
+  if (statusOf(error) === 403) return undefined;
+  // Of S3: 404 without a lock, 400 where the bucket has none.
+  if ([400, 404].includes(statusOf(error))) return null;
+  throw error;
+}
+
+/** Returns null for TooLarge, and throws anything else. */
+export function nullIfTooLarge(error: unknown): null {
+  if (error instanceof TooLarge) return null;
+  throw error;
 }
 
 /** Returns what LOCKED_UNTIL says in an object's metadata, or null. */

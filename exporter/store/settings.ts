@@ -97,7 +97,8 @@ export async function openService({ place, reach }: Where): Promise<ServiceBucke
       return gcsBucket(await gcsApi(place.bucket, reach.gcsEndpoint));
     }
     case "azure": {
-      const { azureBucket, azureClient } = await import("./azure.ts");
+      const { azureBucket } = await import("./azure.ts");
+      const { azureClient } = await import("./azure-client.ts");
       return azureBucket((await azureClient(reach.azureEndpoint)).getContainerClient(place.bucket));
     }
   }

@@ -2,13 +2,10 @@ import { expect, test } from "vitest";
 import type { BucketView } from "../../exporter/audit/bucket-source.ts";
 import { openSource } from "../../exporter/audit/source.ts";
 import { verifyLog } from "../../exporter/audit/verify.ts";
-import { bucketChecks, provesImmutable } from "../../exporter/doctor/bucket.ts";
-import { runChecks } from "../../exporter/doctor/check.ts";
+import { provesImmutable } from "../../exporter/doctor/bucket.ts";
 import { parseVkey, type Verifier } from "../../exporter/log/note.ts";
 import { openService } from "../../exporter/store/settings.ts";
-import { makeChain } from "../support/chains.ts";
-import { ask, cloudRig, DAY_MS, HOME, holdsLogs } from "../support/cloud-rig.ts";
-import { sendChain } from "../support/senders.ts";
+import { cloudRig, DAY_MS, doctored, HOME, holdsLogs, pruned } from "../support/cloud-rig.ts";
 
 // fake-gcs-server 1.56.1, as tried: `ifGenerationMatch` is right, also among many at the same time. Versions are kept (in its
 // store in memory only). MD5 of what it is sent is checked. A retention is taken and shown, cannot become Unlocked, and
@@ -18,24 +15,29 @@ const rig = cloudRig("fake-gcs-server");
 holdsLogs("fake-gcs-server", rig);
 
 test("doctor says that what is locked there can be deleted", async () => {
-  const store = await rig.server().newStore();
-  const results = await runChecks(await bucketChecks(rig.where(store), "doctor"));
-  const named = (status: string): string[] =>
-    results.filter((result) => result.status === status).map((result) => result.name);
+  const named = await doctored(rig);
   expect(named("bad")).toEqual([
+    "a locked version that is live cannot be deleted",
+    "writing over a locked file leaves its version",
+    "deleting a locked file leaves its version",
     "a locked version cannot be deleted",
     "versions can be listed, as verify needs it",
     "the bucket keeps versions and has object retention",
     "versioning cannot be suspended",
   ]);
   expect(named("unknown")).toEqual([]);
-  const proof = await provesImmutable({ ...rig.where(store), lockMs: DAY_MS }, "b/");
-  expect(proof[0]).toMatch(/"a locked version cannot be deleted" does not hold: .* it is gone/);
+  const where = rig.where(await rig.server().newStore());
+  const proof = await provesImmutable({ ...where, lockMs: DAY_MS }, "b/");
+  expect(proof[0]).toMatch(
+    /"a locked version that is live cannot be deleted" does not hold: .* it is gone/,
+  );
 });
 
 test.concurrent("it is not called immutable; verify believes its locks, and misses what was deleted", async () => {
   const { store, vkey, ready } = await rig.logged("5");
-  expect(ready["immutable"]).toMatch(/^no: .*"a locked version cannot be deleted" does not hold/s);
+  expect(ready["immutable"]).toMatch(
+    /^no: .*"a locked version that is live cannot be deleted" does not hold/s,
+  );
   const { notes } = await rig.verified(store, vkey);
   expect(notes.join("\n")).toMatch(/files are locked/);
   const there = await openService(rig.where(store));
@@ -85,14 +87,5 @@ test.concurrent("verify names what was added, hidden, written over and rolled ba
 }, 300_000);
 
 test.concurrent("a log there is pruned below a hold, and verified", async () => {
-  const store = await rig.server().newStore();
-  const exporter = await rig.started({ args: rig.argsOf(store, "0") });
-  const { url, vkey } = exporter;
-  const batches = makeChain({ batches: 8, perBatch: 100, entryBytes: 200 });
-  await sendChain(() => url, vkey, batches, new Map());
-  await ask(`${url}/v1/holds/case-17?from=600&to=700&reason=letter`, "PUT");
-  expect(await ask(`${url}/v1/retention?below=700`, "POST")).toMatchObject({ minimumIndex: 512 });
-  expect(await ask(`${url}/v1/retention`)).toMatchObject({ left: 0, legalHolds: null });
-  expect(await exporter.stop()).toBe(0);
-  expect(await rig.verified(store, vkey)).toMatchObject({ minimumIndex: 512 });
+  expect(await pruned(rig)).toMatchObject({ left: 0, legalHolds: null });
 }, 300_000);

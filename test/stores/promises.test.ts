@@ -4,11 +4,9 @@ import { objectChecks, provesImmutable, wholeBucketChecks } from "../../exporter
 import { runChecks } from "../../exporter/doctor/check.ts";
 import { each } from "../../exporter/each.ts";
 import type { Bucket } from "../../exporter/store/bucket.ts";
-import { claim, newWriter } from "../../exporter/store/claim.ts";
-import { openObjectStore } from "../../exporter/store/object.ts";
 import { s3Bucket } from "../../exporter/store/s3.ts";
+import { holdsBucketPromises } from "../support/bucket-promises.ts";
 import { type S3Server, type ServerName, startS3 } from "../support/s3-server.ts";
-import { holdsStorePromises } from "../support/store-promises.ts";
 
 const DAY_MS = 86_400_000;
 
@@ -24,38 +22,7 @@ describe.each<ServerName>(["versitygw", "minio", "moto"])("%s", (name) => {
   }, 900_000);
   afterAll(() => server.close());
 
-  holdsStorePromises(`s3 on ${name}`, async () => {
-    const home = `${randomBytes(6).toString("hex")}/`;
-    const writers = { current: "", unfinished: [], pending: newWriter() };
-    const { claim: claimed } = await claim(bucket, home, "store", writers);
-    return {
-      store: await openObjectStore({
-        bucket,
-        home,
-        claim: claimed,
-        ack: "store",
-        lockMs: DAY_MS,
-        keepEveryMs: 0,
-        now: Date.now,
-      }),
-      reader: async () => ({
-        get: async (path) => (await bucket.get(`${home}log/${path}`, 1e8))?.bytes ?? null,
-      }),
-    };
-  });
-
-  test("of many that create or swap at the same time one wins", async () => {
-    for (let round = 0; round < 5; round++) {
-      const key = `race/${round}`;
-      const racers = Array.from({ length: 16 }, (_, i) => Buffer.from(String(i)));
-      const made = await Promise.all(racers.map((bytes) => bucket.create(key, bytes, null)));
-      expect(made.filter((written) => written !== null)).toHaveLength(1);
-      const { etag } = (await bucket.get(key, 100)) ?? { etag: "" };
-      const swaps = racers.map((bytes) => bucket.swap(key, Buffer.from(`swap ${bytes}`), etag));
-      const swapped = await Promise.all(swaps);
-      expect(swapped.filter((written) => written !== null)).toHaveLength(1);
-    }
-  });
+  holdsBucketPromises(`s3 on ${name}`, () => bucket);
 
   test("a list of more than a page has every version once", async () => {
     // versitygw begins a page with what the one before ended with: verify took that for a second version.

@@ -2,7 +2,6 @@
  * What the tests of gs:// and az:// share: a server, exporters on it, and what any service must show with them. Neither server
  * enforces a lock, so they are the stores that do not protect; the rest of the protocol is shown on them for real.
  */
-import { randomBytes } from "node:crypto";
 import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,17 +11,17 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { Verdict, VerifyReport } from "../../exporter/audit/report.ts";
 import { openSource } from "../../exporter/audit/source.ts";
 import { verifyLog } from "../../exporter/audit/verify.ts";
+import { bucketChecks } from "../../exporter/doctor/bucket.ts";
+import { runChecks, type Status } from "../../exporter/doctor/check.ts";
 import { parseVkey, type Verifier } from "../../exporter/log/note.ts";
-import { claim, newWriter } from "../../exporter/store/claim.ts";
-import { openObjectStore } from "../../exporter/store/object.ts";
 import { type ServiceBucket, statusOf } from "../../exporter/store/service.ts";
 import { openService, type Where, whereOf } from "../../exporter/store/settings.ts";
+import { holdsBucketPromises } from "./bucket-promises.ts";
 import { makeChain } from "./chains.ts";
 import { type CloudName, type CloudServer, startCloud } from "./cloud-server.ts";
 import { type Exporter, startExporter } from "./exporter.ts";
 import { type FaultProxy, startFaultProxy } from "./fault-proxy.ts";
 import { sendChain } from "./senders.ts";
-import { holdsStorePromises } from "./store-promises.ts";
 
 export const DAY_MS = 86_400_000;
 export const HOME = "mesh/audit.example_shop/";
@@ -48,7 +47,7 @@ export type CloudRig = {
   readonly verified: (store: string, vkey: string, expected?: Verdict) => Promise<VerifyReport>;
 };
 
-export async function ask(url: string, method: "GET" | "PUT" | "POST" = "GET"): Promise<Json> {
+async function ask(url: string, method: "GET" | "PUT" | "POST" = "GET"): Promise<Json> {
   return (await (await request(url, { method })).body.json()) as Json;
 }
 
@@ -118,41 +117,13 @@ export function holdsLogs(name: CloudName, rig: CloudRig): void {
     bucket = await openService(where(await rig.server().newStore()));
   });
 
-  holdsStorePromises(`bucket on ${name}`, async () => {
-    const home = `${randomBytes(6).toString("hex")}/`;
-    const writers = { current: "", unfinished: [], pending: newWriter() };
-    const { claim: claimed } = await claim(bucket, home, "store", writers);
-    return {
-      store: await openObjectStore({
-        bucket,
-        home,
-        claim: claimed,
-        ack: "store",
-        lockMs: DAY_MS,
-        keepEveryMs: 0,
-        now: Date.now,
-      }),
-      reader: async () => ({
-        get: async (path) => (await bucket.get(`${home}log/${path}`, 1e8))?.bytes ?? null,
-      }),
-    };
-  });
+  holdsBucketPromises(name, () => bucket);
 
-  test("of many that create or swap at the same time one wins, and its etag is new", async () => {
-    for (let round = 0; round < 5; round++) {
-      const key = `race/${round}`;
-      const racers = Array.from({ length: 16 }, (_, i) => Buffer.from(String(i)));
-      const made = await Promise.all(racers.map((bytes) => bucket.create(key, bytes, null)));
-      expect(made.filter((written) => written !== null)).toHaveLength(1);
-      const held = await bucket.get(key, 100);
-      const swaps = racers.map(() => bucket.swap(key, Buffer.from("same"), held?.etag ?? ""));
-      expect((await Promise.all(swaps)).filter((written) => written !== null)).toHaveLength(1);
-      // Also where the bytes are the same: an etag of S3 would come back.
-      const before = (await bucket.get(key, 100))?.etag ?? "";
-      const after = await bucket.swap(key, Buffer.from("same"), before);
-      expect(after?.etag).not.toBe(before);
-      expect(await bucket.swap(key, Buffer.from("other"), before)).toBeNull();
-    }
+  test("an etag is new with each write, also of the same bytes", async () => {
+    const first = await bucket.create("same", Buffer.from("same"), null);
+    const again = await bucket.swap("same", Buffer.from("same"), first?.etag ?? "");
+    expect(again?.etag).not.toBe(first?.etag);
+    expect(await bucket.swap("same", Buffer.from("other"), first?.etag ?? "")).toBeNull();
     expect(await bucket.swap("never/there", Buffer.from("1"), "1")).toBeNull();
     expect(await bucket.folders("")).toContain("race/");
   });
@@ -236,4 +207,27 @@ export function holdsLogs(name: CloudName, rig: CloudRig): void {
 
 async function until(exporter: Exporter, holds: (ready: Json) => boolean): Promise<void> {
   while (!holds(await ask(`${exporter.url}/readyz`))) await sleep(100);
+}
+
+/** Prunes a log below a hold, verifies it, and returns what the exporter said of its retention. */
+export async function pruned(rig: CloudRig): Promise<Json> {
+  const store = await rig.server().newStore();
+  const exporter = await rig.started({ args: rig.argsOf(store, "0") });
+  const { url, vkey } = exporter;
+  const batches = makeChain({ batches: 8, perBatch: 100, entryBytes: 200 });
+  await sendChain(() => url, vkey, batches, new Map());
+  await ask(`${url}/v1/holds/case-17?from=600&to=700&reason=letter`, "PUT");
+  expect(await ask(`${url}/v1/retention?below=700`, "POST")).toMatchObject({ minimumIndex: 512 });
+  const said = await ask(`${url}/v1/retention`);
+  expect(await exporter.stop()).toBe(0);
+  expect(await rig.verified(store, vkey)).toMatchObject({ minimumIndex: 512 });
+  return said;
+}
+
+/** What doctor finds in a new bucket: the names of its checks, by status. */
+export async function doctored(rig: CloudRig): Promise<(status: Status) => string[]> {
+  const results = await runChecks(
+    await bucketChecks(rig.where(await rig.server().newStore()), "doctor"),
+  );
+  return (status) => results.filter((one) => one.status === status).map(({ name }) => name);
 }

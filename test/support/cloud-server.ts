@@ -1,6 +1,6 @@
 /** Real servers that speak the protocols of Google Cloud Storage and of Azure Blob Storage, on loopback. */
 
-import { azureClient } from "../../exporter/store/azure.ts";
+import { azureClient } from "../../exporter/store/azure-client.ts";
 import { findServer } from "../../scripts/store-servers.mjs";
 import { openServer, type ServerCommand } from "./store-server.ts";
 

@@ -1,0 +1,46 @@
+/** What a log needs of any bucket, as tests: the promises of a store in it, and that of several writers one wins. */
+import { randomBytes } from "node:crypto";
+import { expect, test } from "vitest";
+import type { Bucket } from "../../exporter/store/bucket.ts";
+import { claim, newWriter } from "../../exporter/store/claim.ts";
+import { openObjectStore } from "../../exporter/store/object.ts";
+import { holdsStorePromises } from "./store-promises.ts";
+
+const DAY_MS = 86_400_000;
+
+export function holdsBucketPromises(name: string, opened: () => Bucket): void {
+  holdsStorePromises(name, async () => {
+    const bucket = opened();
+    const home = `${randomBytes(6).toString("hex")}/`;
+    const writers = { current: "", unfinished: [], pending: newWriter() };
+    const { claim: claimed } = await claim(bucket, home, "store", writers);
+    return {
+      store: await openObjectStore({
+        bucket,
+        home,
+        claim: claimed,
+        ack: "store",
+        lockMs: DAY_MS,
+        keepEveryMs: 0,
+        now: Date.now,
+      }),
+      reader: async () => ({
+        get: async (path) => (await bucket.get(`${home}log/${path}`, 1e8))?.bytes ?? null,
+      }),
+    };
+  });
+
+  test("of many that create or swap at the same time one wins", async () => {
+    const bucket = opened();
+    for (let round = 0; round < 5; round++) {
+      const key = `race/${round}`;
+      const racers = Array.from({ length: 16 }, (_, i) => Buffer.from(String(i)));
+      const made = await Promise.all(racers.map((bytes) => bucket.create(key, bytes, null)));
+      expect(made.filter((written) => written !== null)).toHaveLength(1);
+      const { etag } = (await bucket.get(key, 100)) ?? { etag: "" };
+      const swaps = racers.map((bytes) => bucket.swap(key, Buffer.from(`swap ${bytes}`), etag));
+      const swapped = await Promise.all(swaps);
+      expect(swapped.filter((written) => written !== null)).toHaveLength(1);
+    }
+  });
+}
