@@ -13,6 +13,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { expect, onTestFinished, test } from "vitest";
+import { objectChecks } from "../exporter/doctor/bucket.ts";
 import { newSigner } from "../exporter/log/note.ts";
 import type { ServiceBucket } from "../exporter/store/service.ts";
 import { openService, whereOf } from "../exporter/store/settings.ts";
@@ -180,6 +181,19 @@ test("Azure: a locked file is one request, with its policy and its check sum in 
   });
   expect(asked[1]?.headers).toMatchObject({ "if-match": '"e1"' });
   expect(asked[1]?.headers["x-ms-immutability-policy-mode"]).toBeUndefined();
+});
+
+test("Azure: a container without version-level immutability is found by what it refuses", async () => {
+  setAzureKey();
+  const refused = error(409, "AnyCode");
+  const { url, asked } = await record([refused]);
+  const where = whereOf("az://audit", { azureEndpoint: `${url}/devstoreaccount1` });
+  const [locked] = await objectChecks(where, "home/");
+  expect(await locked?.run()).toMatchObject({
+    status: "bad",
+    message: expect.stringMatching(/^refused \(409 AnyCode/),
+  });
+  expect(asked).toHaveLength(1);
 });
 
 test("Azure: a legal hold is that of the version", async () => {

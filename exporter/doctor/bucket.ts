@@ -8,7 +8,7 @@
  * succeeds, and undo it.
  */
 import { randomBytes } from "node:crypto";
-import type { Version } from "../store/bucket.ts";
+import type { Version, Written } from "../store/bucket.ts";
 import { type ServiceBucket, ServiceError, toSecond } from "../store/service.ts";
 import { homeOf, type ObjectStoreSettings, openService, type Where } from "../store/settings.ts";
 import { type Check, type Outcome, runChecks } from "./check.ts";
@@ -70,8 +70,9 @@ export async function objectChecks(where: Where, home: string): Promise<Check[]>
       name: "a file is written once",
       run: async () => {
         const at = `${probe.key}-once`;
-        await bucket.create(at, Buffer.from("1"), null);
+        const first = await bucket.create(at, Buffer.from("1"), null);
         const again = await bucket.create(at, Buffer.from("2"), null);
+        await clean(bucket, at, [first, again]);
         return mustBeNull(again, "a second write went through");
       },
     },
@@ -81,13 +82,11 @@ export async function objectChecks(where: Where, home: string): Promise<Check[]>
         const at = `${probe.key}-swap`;
         const first = await bucket.create(at, Buffer.from("1"), null);
         const etag = first?.etag ?? "";
-        if ((await bucket.swap(at, Buffer.from("2"), etag)) === null) {
-          return { status: "bad", message: "a right swap was refused" };
-        }
-        return mustBeNull(
-          await bucket.swap(at, Buffer.from("3"), etag),
-          "a stale swap went through",
-        );
+        const right = await bucket.swap(at, Buffer.from("2"), etag);
+        const stale = await bucket.swap(at, Buffer.from("3"), etag);
+        await clean(bucket, at, [first, right, stale]);
+        if (right === null) return { status: "bad", message: "a right swap was refused" };
+        return mustBeNull(stale, "a stale swap went through");
       },
     },
     ...attempts.map(({ name, run }): Check => ({ name, run: () => tried(bucket, probe, run) })),
@@ -178,6 +177,16 @@ async function tried(
   return broken === null
     ? { status: "good", message: `${answer}; the version is as it was, and locked` }
     : { status: "bad", message: `${answer}; ${broken}` };
+}
+
+/** Removes what a check made, where the credentials may: the newest version last, so that none is hidden. */
+async function clean(
+  bucket: ServiceBucket,
+  key: string,
+  made: readonly (Written | null)[],
+): Promise<void> {
+  const versions = made.flatMap((one) => (one === null ? [] : [{ key, version: one.version }]));
+  await bucket.remove(versions).catch(() => undefined);
 }
 
 /** Returns what was refused, and throws anything else: then nothing was tried. */

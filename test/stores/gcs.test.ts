@@ -1,11 +1,16 @@
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import type { BucketView } from "../../exporter/audit/bucket-source.ts";
+import { parsePolicy } from "../../exporter/audit/policy.ts";
 import { openSource } from "../../exporter/audit/source.ts";
 import { verifyLog } from "../../exporter/audit/verify.ts";
-import { provesImmutable } from "../../exporter/doctor/bucket.ts";
+import { bucketChecks, lockedLongEnough, provesImmutable } from "../../exporter/doctor/bucket.ts";
+import { runChecks } from "../../exporter/doctor/check.ts";
 import { parseVkey, type Verifier } from "../../exporter/log/note.ts";
-import { openService } from "../../exporter/store/settings.ts";
-import { cloudRig, DAY_MS, doctored, HOME, holdsLogs, pruned } from "../support/cloud-rig.ts";
+import { openService, whereOf } from "../../exporter/store/settings.ts";
+import { makeChain } from "../support/chains.ts";
+import { ask, cloudRig, DAY_MS, doctored, HOME, holdsLogs, pruned } from "../support/cloud-rig.ts";
+import { startLocks } from "../support/gcs-locks.ts";
+import { sendChain } from "../support/senders.ts";
 
 // fake-gcs-server 1.56.1, as tried: `ifGenerationMatch` is right, also among many at the same time. Versions are kept (in its
 // store in memory only). MD5 of what it is sent is checked. A retention is taken and shown, cannot become Unlocked, and
@@ -88,4 +93,33 @@ test.concurrent("verify names what was added, hidden, written over and rolled ba
 
 test.concurrent("a log there is pruned below a hold, and verified", async () => {
   expect(await pruned(rig)).toMatchObject({ left: 0, legalHolds: null });
+}, 300_000);
+
+test.concurrent("where locks hold it is called immutable, a policy can ask for that, and what is locked stays", async () => {
+  const locks = await startLocks(rig.server().port);
+  onTestFinished(locks.close);
+  const store = await rig.server().newStore();
+  const exporter = await rig.started({ args: rig.argsOf(store, "5", [], locks.endpoint) });
+  const { url, vkey } = exporter;
+  const batches = makeChain({ batches: 8, perBatch: 70, entryBytes: 200 });
+  await sendChain(() => url, vkey, batches, new Map());
+  expect(await ask(`${url}/readyz`)).toMatchObject({ status: "ready", immutable: "yes" });
+  expect(await ask(`${url}/v1/retention?below=520`, "POST")).toMatchObject({ minimumIndex: 512 });
+  expect(await ask(`${url}/v1/retention`)).toMatchObject({
+    left: 2,
+    because: expect.stringContaining("under retention"),
+  });
+  expect(await exporter.stop()).toBe(0);
+  const where = whereOf(store, { gcsEndpoint: locks.endpoint });
+  const results = await runChecks(await bucketChecks(where, "audit.example/shop", 5));
+  expect(results.filter(({ status }) => status !== "good")).toEqual([]);
+  expect(results.at(-1)?.name).toBe("the log's files are locked for 5 days");
+  const longer = await lockedLongEnough(where, HOME, 6).run();
+  expect(longer).toMatchObject({ status: "bad" });
+  const require_ = [{ anchor: "object-lock", maxAgeSeconds: 300 }];
+  const text = JSON.stringify({ logs: [{ key: vkey }], require: require_ });
+  const policy = parsePolicy(text, () => Buffer.alloc(0));
+  const report = await verifyLog(await openSource(store, where.reach), { policy });
+  expect(report.anchors[0]).toMatchObject({ kind: "object-lock", status: "verified" });
+  expect(report.verdict).toBe("verified");
 }, 300_000);

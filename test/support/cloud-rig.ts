@@ -47,7 +47,7 @@ export type CloudRig = {
   readonly verified: (store: string, vkey: string, expected?: Verdict) => Promise<VerifyReport>;
 };
 
-async function ask(url: string, method: "GET" | "PUT" | "POST" = "GET"): Promise<Json> {
+export async function ask(url: string, method: "GET" | "PUT" | "POST" = "GET"): Promise<Json> {
   return (await (await request(url, { method })).body.json()) as Json;
 }
 
