@@ -31,9 +31,11 @@ export class Silence {
     const open = first === null ? null : decodeEntry(first);
     const old = open?.kind === KIND_OPEN ? bytesOf(open, F_ABANDONED_CHAIN) : undefined;
     if (old !== undefined) this.#heard.delete(Buffer.from(old).toString("hex"));
+    // Asked first: to find the oldest is to pass over all that spoke since.
+    if (this.#heard.size <= MAX_CHAINS) return;
     for (const oldest of this.#heard.keys()) {
-      if (this.#heard.size <= MAX_CHAINS) break;
       this.#heard.delete(oldest);
+      if (this.#heard.size <= MAX_CHAINS) return;
     }
   }
 

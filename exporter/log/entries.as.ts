@@ -214,17 +214,29 @@ function longVarint(low: i64, end: usize): i64 {
   return -1;
 }
 
-/** Packs `count` entries that stand at `from` as in a batch as a bundle has them. Returns where they end. */
-export function pack(from: usize, count: u32, to: usize): usize {
+let packedTo: usize = 0;
+
+/**
+ * Packs entries that stand at `from` as in a batch as a bundle has them: at most `count`, and only those that end at `end` or
+ * before. Returns how many.
+ */
+export function pack(from: usize, end: usize, count: u32, to: usize): u32 {
   let next = from;
-  let put = to;
+  packedTo = to;
   for (let i: u32 = 0; i < count; i++) {
+    if (next + 3 > end) return i;
     const length = load<u16>(next);
     const bytes = bswap<u16>(length) as usize;
-    store<u16>(put, length);
-    memory.copy(put + 2, next + 3, bytes);
-    put += 2 + bytes;
+    if (next + 3 + bytes > end) return i;
+    store<u16>(packedTo, length);
+    memory.copy(packedTo + 2, next + 3, bytes);
+    packedTo += 2 + bytes;
     next += 3 + bytes;
   }
-  return put;
+  return count;
+}
+
+/** Where the last `pack` ended. */
+export function packed(): usize {
+  return packedTo;
 }

@@ -2,8 +2,9 @@
  * What one fsync makes durable: entries as the WAL's record will have them, and their leaf hashes. Its memory is used again, and is
  * shared, so that the publisher's thread reads it where it is.
  */
+import { crc32 } from "node:zlib";
 import { HASH_BYTES } from "./merkle.ts";
-import { BODY_AT } from "./wal.ts";
+import { BODY_AT, startSum } from "./wal.ts";
 
 /** Room at first; it doubles. */
 const RECORD_BYTES = 64 * 1024;
@@ -16,6 +17,8 @@ export class Group {
   #recordEnd = BODY_AT;
   #leaves = shared(LEAVES_BYTES);
   #leavesEnd = 0;
+  #first = 0;
+  #sum = 0;
 
   get isEmpty(): boolean {
     return this.#leavesEnd === 0;
@@ -39,8 +42,26 @@ export class Group {
     return this.#leaves.subarray(0, this.#leavesEnd);
   }
 
+  /** Leaf index of its first entry. */
+  get first(): number {
+    return this.#first;
+  }
+
+  /** The check sum of the record's body. */
+  get sum(): number {
+    return this.#sum;
+  }
+
+  /** Begins a record whose first entry gets leaf index `firstIndex`, of a WAL with this seed. */
+  begin(firstIndex: number, seed: number): void {
+    this.#first = firstIndex;
+    this.#sum = startSum(firstIndex, seed);
+  }
+
   /** Copies entries, as a batch has them, and their leaf hashes behind those that are there. */
   add(entries: Buffer, leaves: Buffer): void {
+    // Now and not over all of the record later: they are still in a cache.
+    this.#sum = crc32(entries, this.#sum);
     this.#record = withRoom(this.#record, this.#recordEnd, entries.length);
     this.#leaves = withRoom(this.#leaves, this.#leavesEnd, leaves.length);
     this.#recordEnd += entries.copy(this.#record, this.#recordEnd);

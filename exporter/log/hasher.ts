@@ -37,19 +37,6 @@ export function hashTree(hashes: Uint8Array): Uint8Array {
   return Uint8Array.prototype.slice.call(memory, inputAt, inputAt + HASH_BYTES);
 }
 
-/** Copies `count` entries that stand at `from` of `entries`, as in a batch, to `at` of `bundle`. Returns where they end there. */
-export function packEntries(
-  entries: Uint8Array,
-  count: number,
-  bundle: Uint8Array,
-  at: number,
-): number {
-  const to = putInput(entries, entries.length);
-  const end = wasm.pack(inputAt, count, to);
-  bundle.set(memory.subarray(to, end), at);
-  return at + end - to;
-}
-
 /** Copies `bytes` to the input, makes room for `more` bytes behind it, and returns where. */
 function putInput(bytes: Uint8Array, more: number): number {
   const to = inputAt + bytes.length;

@@ -147,6 +147,7 @@ export class Sequencer {
   append(entries: Buffer, leaves: Buffer): { firstIndex: number; durable: Promise<void> } {
     const firstIndex = this.#next;
     this.#next += leaves.length / HASH_BYTES;
+    if (this.#group.isEmpty) this.#group.begin(firstIndex, this.#options.wal.seed);
     this.#group.add(entries, leaves);
     const durable = this.whenDurable();
     // Who asks whenDurable later need not look at this one.
@@ -212,8 +213,8 @@ export class Sequencer {
   }
 
   async #writeGroup(group: Group): Promise<void> {
-    const first = this.#durable;
-    await this.#untilRoom(() => this.#options.wal.append(first, group.record));
+    const { first } = group;
+    await this.#untilRoom(() => this.#options.wal.append(first, group.record, group.sum));
     this.#durable += group.count;
     const isBehind = this.#behindBytes > MAX_BEHIND_BYTES;
     if (this.#options.fromWal && (isBehind || this.#fed < first)) {

@@ -3,8 +3,8 @@
  * Pure. Memory is one tile a level, and the bundle that is being filled.
  */
 import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
-import { packEntries } from "./hasher.ts";
 import { HASH_BYTES, rangeRoot } from "./merkle.ts";
+import { Packer } from "./packer.ts";
 import { TILE_WIDTH, type Tile, tileRoot } from "./tile.ts";
 
 const TILE_BYTES = TILE_WIDTH * HASH_BYTES;
@@ -21,35 +21,41 @@ export class Tree {
   #edges: Edge[] = [];
   #bundle: Buffer = Buffer.allocUnsafeSlow(BUNDLE_BYTES);
   #bundleBytes = 0;
+  readonly #packer = new Packer();
   readonly #full: (made: TileBytes) => void;
 
   constructor(full: (made: TileBytes) => void) {
     this.#full = full;
   }
 
-  /** Appends `entries`, as a batch has them, whose leaf hashes are `leaves`. Copies both. */
+  /** Appends `entries`, as a batch has them, whose leaf hashes are `leaves`. Copies both. Throws where there are fewer. */
   append(entries: Buffer, leaves: Buffer): void {
     const count = leaves.length / HASH_BYTES;
-    let from = 0;
-    for (let done = 0; done < count; ) {
-      const some = Math.min(count - done, TILE_WIDTH - (this.size % TILE_WIDTH));
-      const to = endOfEntries(entries, from, some);
-      // Each has its 0x00 here, and not in the bundle.
-      const end = this.#bundleBytes + to - from - some;
+    let done = 0;
+    for (let from = 0; done < count; from += this.#packer.read) {
+      const end = this.#bundleBytes + this.#packer.open(entries, from);
       if (end > this.#bundle.length) this.#growBundle(end);
-      packEntries(entries.subarray(from, to), some, this.#bundle, this.#bundleBytes);
-      this.#bundleBytes = end;
-      const index = Math.floor(this.size / TILE_WIDTH);
-      this.size += some;
-      if (this.size % TILE_WIDTH === 0) {
-        const bytes = this.#takeBundle();
-        this.#full({ tile: { level: "entries", index, width: TILE_WIDTH }, bytes });
-        this.#bundleBytes = 0;
+      const before = done;
+      for (let some = -1; some !== 0 && done < count; done += some) {
+        some = this.#fill(Math.min(count - done, TILE_WIDTH - (this.size % TILE_WIDTH)));
+        this.#add(0, leaves.subarray(done * HASH_BYTES, (done + some) * HASH_BYTES));
       }
-      this.#add(0, leaves.subarray(done * HASH_BYTES, (done + some) * HASH_BYTES));
-      from = to;
-      done += some;
+      if (done === before) throw new Error(`${done} entries for ${count} leaf hashes`);
     }
+  }
+
+  /** Moves at most `count` of the packer's entries to the bundle, which must have room for them. Returns how many there were. */
+  #fill(count: number): number {
+    const { packed, end } = this.#packer.pack(count, this.#bundle, this.#bundleBytes);
+    this.#bundleBytes = end;
+    const index = Math.floor(this.size / TILE_WIDTH);
+    this.size += packed;
+    if (packed > 0 && this.size % TILE_WIDTH === 0) {
+      const bytes = this.#takeBundle();
+      this.#full({ tile: { level: "entries", index, width: TILE_WIDTH }, bytes });
+      this.#bundleBytes = 0;
+    }
+    return packed;
   }
 
   /** Takes up a tree of `size`: the hashes of the partial tile of each level, and the partial bundle. */

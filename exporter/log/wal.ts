@@ -35,7 +35,8 @@ export class Wal {
   readonly #segmentBytes: number;
   #file: FileHandle | null = null;
   #length = 0;
-  #seed = 0;
+  /** Of all segments of this process. */
+  readonly seed: number = randomBytes(SEED_BYTES).readUInt32BE();
   /** First leaf index of each segment, oldest first. */
   #segments: number[] = [];
   /** Bytes of each segment, by its first leaf index. */
@@ -107,13 +108,13 @@ export class Wal {
 
   /**
    * Writes `record`, whose entries stand behind room for its head (BODY_AT), which is filled in: when it resolves they survive
-   * a loss of power. On an error nothing of it counts.
+   * a loss of power. On an error nothing of it counts. `sum` is the check sum of its body, if that is known already.
    */
-  async append(firstIndex: number, record: Buffer): Promise<void> {
+  async append(firstIndex: number, record: Buffer, sum?: number): Promise<void> {
     if (this.#file === null || this.#length > this.#segmentBytes) await this.#begin(firstIndex);
     const file = this.#file;
     if (file === null) throw new Error("no segment is open");
-    fillHead(record, firstIndex, this.#seed);
+    fillHead(record, firstIndex, this.seed, sum);
     try {
       await writeAll(file, record, this.#length);
       await file.datasync();
@@ -145,7 +146,8 @@ export class Wal {
   async #begin(firstIndex: number): Promise<void> {
     await this.close();
     const path = join(this.#dir, segmentName(firstIndex));
-    const seed = randomBytes(SEED_BYTES);
+    const seed = Buffer.alloc(SEED_BYTES);
+    seed.writeUInt32BE(this.seed);
     // Not over one that is there: in a shared directory it would be another exporter's.
     const file = await open(path, "wx", 0o600);
     try {
@@ -157,7 +159,6 @@ export class Wal {
       throw error;
     }
     this.#file = file;
-    this.#seed = seed.readUInt32BE();
     this.#length = SEED_BYTES;
     this.#segments.push(firstIndex);
   }
@@ -184,11 +185,18 @@ export function formatRecord(firstIndex: number, entries: readonly Buffer[], see
   return record;
 }
 
-/** Fills in the head of a record whose entries stand behind room for it. */
-export function fillHead(record: Buffer, firstIndex: number, seed: number): void {
+/** Fills in the head of a record whose entries stand behind room for it, with the check sum of its body if that is known. */
+export function fillHead(record: Buffer, firstIndex: number, seed: number, sum?: number): void {
   record.writeUInt32BE(record.length - HEADER_BYTES, 0);
   record.writeBigUInt64BE(BigInt(firstIndex), HEADER_BYTES);
-  record.writeUInt32BE(crc32(record.subarray(HEADER_BYTES), seed), 4);
+  record.writeUInt32BE(sum ?? crc32(record.subarray(HEADER_BYTES), seed), 4);
+}
+
+/** Returns the check sum of the body of a record that begins at `firstIndex` and has no entries yet: crc32 adds those. */
+export function startSum(firstIndex: number, seed: number): number {
+  const index = Buffer.alloc(INDEX_BYTES);
+  index.writeBigUInt64BE(BigInt(firstIndex));
+  return crc32(index, seed);
 }
 
 /** Returns what stands in a record that is whole. */

@@ -24,7 +24,8 @@ export type Wasm = {
     digests: number,
     to: number,
   ) => number;
-  readonly pack: (from: number, count: number, to: number) => number;
+  readonly pack: (from: number, end: number, count: number, to: number) => number;
+  readonly packed: () => number;
 };
 
 /** What `scan` says of an entry: 12 words, the last six of which are three doubles. All offsets are into the memory. */

@@ -1,7 +1,7 @@
 /**
  * The embedded store: one directory on a local disk.
  *
- * A write goes to a draft beside the log (nothing but C2SP files may stand below it), which link(2) or rename(2) then
+ * A write goes to a draft beside the log (nothing but C2SP files may stand below it), to which link(2) or rename(2) then
  * gives its name: both are atomic, so a reader sees all of a file or none. What is durable when:
  *
  * - `replace`: fsync of the draft, rename, fsync of the directory. POSIX promises a name to survive only after the last.
@@ -41,6 +41,15 @@ const MAX_OPEN = 256;
 const SYNCS_AT_ONCE = 3;
 
 /**
+ * Where the disk has most of it already (`put`), an fsync takes 50 us, of which the way to another thread and back would be
+ * half. One that took longer than QUICK_MS was a wait: then so many go that way before one is tried here again.
+ */
+const QUICK_MS = 0.3;
+const SLOW_AFTER_WAIT = 32;
+/** Fsyncs in a row before others have their turn. */
+const QUICK_IN_A_ROW = 16;
+
+/**
  * Returns the store in `dir`, with a directory for drafts on the same file system. Makes both. Full tiles and bundles get the immutable
  * flag once they are synced where `isImmutable` (flags.ts).
  */
@@ -49,6 +58,11 @@ export function fileStore(dir: string, drafts: string, isImmutable = false): Sto
   rmSync(drafts, { recursive: true, force: true });
   makeDir(dir);
   makeDir(drafts);
+  /**
+   * Another name of the file that was put last. To be moved over a file makes ext4 write a draft's bytes out at once and wait for
+   * none of them (`auto_da_alloc`, ext4(5)): its fsync finds them written. Elsewhere it is as good as unlink(2).
+   */
+  const last = join(drafts, "last");
   const known = new Set<string>([dir]);
   /** Files that were written since the last of them began to be fsynced, and the directories that got names. */
   let open: number[] = [];
@@ -107,6 +121,8 @@ export function fileStore(dir: string, drafts: string, isImmutable = false): Sto
     unflagged = [];
     await syncOpen();
     for (const path of paths) if (known.has(path)) syncDir(path);
+    // A file with the flag cannot be moved over.
+    rmSync(last, { force: true });
     if (full.length > 0) await setImmutable(full, true);
   }
 
@@ -136,7 +152,7 @@ export function fileStore(dir: string, drafts: string, isImmutable = false): Sto
         open.push(openSync(target, "r"));
         return;
       } finally {
-        unlinkSync(draft);
+        renameSync(draft, last);
       }
       open.push(file);
       named.add(dirname(target));
@@ -174,22 +190,38 @@ export function fileStore(dir: string, drafts: string, isImmutable = false): Sto
   };
 }
 
-/** Fsyncs and closes `files`, some at a time. */
+/** Fsyncs and closes `files`: here while each is quick, and some at a time on libuv's threads where they are not. */
 async function syncFiles(files: readonly number[]): Promise<void> {
   let next = 0;
+  // The first of them wait for what all then share.
+  let slow = SYNCS_AT_ONCE;
   const worker = async (): Promise<void> => {
     for (let file = files[next++]; file !== undefined; file = files[next++]) {
-      const open = file;
       try {
-        await new Promise<void>((resolve, reject) =>
-          fsync(open, (error) => (error === null ? resolve() : reject(error))),
-        );
+        if (slow > 0) {
+          slow--;
+          await syncElsewhere(file);
+        } else if (!isQuickly(() => fsyncSync(file as number))) slow = SLOW_AFTER_WAIT;
       } finally {
-        closeSync(open);
+        closeSync(file);
       }
+      if (next % QUICK_IN_A_ROW === 0) await new Promise((resolve) => setImmediate(resolve));
     }
   };
   await Promise.all(Array.from({ length: SYNCS_AT_ONCE }, worker));
+}
+
+function syncElsewhere(file: number): Promise<void> {
+  return new Promise((resolve, reject) =>
+    fsync(file, (error) => (error === null ? resolve() : reject(error))),
+  );
+}
+
+/** Runs `sync`, and tells if it did not have to wait. */
+function isQuickly(sync: () => void): boolean {
+  const began = performance.now();
+  sync();
+  return performance.now() - began < QUICK_MS;
 }
 
 /** Makes a directory, and those above it that are missing; the names of all new ones survive a loss of power. */

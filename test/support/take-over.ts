@@ -131,6 +131,7 @@ function walOn(disk: Disk, world: World, actor: Actor): Wal {
     get first() {
       return records[0] === undefined ? -1 : first(records[0]);
     },
+    seed: 0,
     isPrunable: false,
     bytes: 0,
     open: async () => {
