@@ -17,8 +17,8 @@ export type BucketView = {
   readonly readVersion: (path: string, version: string, limit: number) => Promise<Buffer | null>;
   /** The locks of the files that were read so far. */
   readonly locks: ReadonlyMap<string, LockSeen>;
-  /** What was removed and can still be restored, by path: until when, or null where that is not known. */
-  readonly removed: ReadonlyMap<string, Date | null>;
+  /** Returns until when a file that was removed can be restored: null where that is not known, undefined where it cannot be. */
+  readonly findRemoved: (path: string) => Promise<Date | null | undefined>;
 };
 
 /** A Source (source.ts) with what is special of a bucket. */
@@ -46,10 +46,7 @@ export async function bucketSource(url: string, flags: StoreFlags): Promise<Buck
       if (held === undefined) versions.set(path, [version]);
       else held.push(version);
     }
-    const removed = new Map<string, Date | null>();
-    for await (const { key, until = null } of bucket.removed?.(home) ?? [])
-      removed.set(key.slice(home.length), until);
-    return viewOf(bucket, home, versions, removed);
+    return viewOf(bucket, home, versions);
   } catch (error) {
     if (error instanceof Unreachable || error instanceof MeshsealError) throw error;
     throw new Unreachable(`${url}: ${describe(error)}`);
@@ -78,7 +75,6 @@ function viewOf(
   bucket: ServiceBucket,
   home: string,
   versions: BucketView["versions"],
-  removed: BucketView["removed"],
 ): BucketSource {
   const locks = new Map<string, LockSeen>();
   const listed = new Map<string, LockSeen>();
@@ -97,6 +93,17 @@ function viewOf(
         locks.set(path, lock);
       }
       return found.bytes;
+    } catch (error) {
+      throw new Unreachable(`${path}: ${describe(error)}`);
+    }
+  }
+
+  async function findRemoved(path: string): Promise<Date | null | undefined> {
+    const wanted = `${home}${path}`;
+    try {
+      for await (const { key, until = null } of bucket.removed?.(wanted) ?? [])
+        if (key === wanted) return until;
+      return undefined;
     } catch (error) {
       throw new Unreachable(`${path}: ${describe(error)}`);
     }
@@ -137,7 +144,7 @@ function viewOf(
         return version === undefined ? null : await readVersion(path, version.version, limit);
       },
     },
-    bucket: { versions, readVersion, locks, removed },
+    bucket: { versions, readVersion, locks, findRemoved },
   };
 }
 

@@ -6,7 +6,7 @@
 import { each } from "../each.ts";
 import type { Checkpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES } from "../log/note.ts";
-import { parseTilePath, TILE_WIDTH, tilePath } from "../log/tile.ts";
+import { hashesAtLevel, parseTilePath, TILE_WIDTH, tilePath } from "../log/tile.ts";
 import type { BucketView } from "./bucket-source.ts";
 import type { Findings } from "./report.ts";
 import type { Tiles } from "./tiles.ts";
@@ -15,8 +15,8 @@ import type { Tiles } from "./tiles.ts";
 const MAX_CHECKPOINTS = 20_000;
 /** Requests at the same time. */
 const READS_AT_ONCE = 16;
-/** Removed files that a note each is made of. */
-const MAX_NAMED = 5;
+/** Missing files that are looked for among those that can be restored. */
+const MAX_MISSING = 16;
 
 export type Opener = (note: Buffer) => Checkpoint | null;
 
@@ -30,7 +30,7 @@ export async function checkBucket(
   checkVersions(view, findings);
   const kept = await checkCheckpoints(view, tiles, open, findings, notes);
   checkLocks(view, findings, notes);
-  noteRemoved(view, tiles, notes);
+  await noteRemoved(view, tiles, notes);
   return lockedSize(view, tiles, kept);
 }
 
@@ -123,21 +123,28 @@ async function checkCheckpoints(
   return kept;
 }
 
-/** Names files that are written once and are gone, where the service could give them back. What the log let go of is none. */
-function noteRemoved({ versions, removed }: BucketView, tiles: Tiles, notes: string[]): void {
-  const isPruned = (path: string): boolean => {
-    const tile = parseTilePath(path.slice("log/".length));
-    return tile?.level === "entries" && (tile.index + 1) * TILE_WIDTH <= tiles.first;
-  };
-  const gone = [...removed].filter(([path]) => {
-    return isWrittenOnce(path) && !versions.has(path) && !isPruned(path);
-  });
-  for (const [path, until] of gone.slice(0, MAX_NAMED)) {
+/** Says which of the missing files the service could give back. */
+async function noteRemoved(view: BucketView, tiles: Tiles, notes: string[]): Promise<void> {
+  let looked = 0;
+  for (const path of missing(view, tiles)) {
+    if (looked++ === MAX_MISSING) return;
+    const until = await view.findRemoved(path);
+    if (until === undefined) continue;
     const time = until === null ? "" : ` until ${until.toISOString()}`;
     notes.push(`${path} was removed. The service still has it (soft delete)${time}: restore it.`);
   }
-  const left = gone.length - MAX_NAMED;
-  if (left > 0) notes.push(`So it is with ${left} more files.`);
+}
+
+/** Full bundles and tiles that the log should have and of which there is no version. */
+function* missing({ versions }: BucketView, tiles: Tiles): Generator<string> {
+  for (const level of ["entries", 0, 1, 2, 3, 4, 5] as const) {
+    const hashes = hashesAtLevel(tiles.size, level === "entries" ? 0 : level);
+    const first = level === "entries" ? tiles.first / TILE_WIDTH : 0;
+    for (let index = first; (index + 1) * TILE_WIDTH <= hashes; index++) {
+      const path = `log/${tilePath({ level, index, width: TILE_WIDTH })}`;
+      if (!versions.get(path)?.some(({ isDeleteMarker }) => !isDeleteMarker)) yield path;
+    }
+  }
 }
 
 function checkLocks({ locks }: BucketView, findings: Findings, notes: string[]): void {
