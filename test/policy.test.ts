@@ -1,8 +1,9 @@
 import { generateKeyPairSync } from "node:crypto";
 import fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
-import { logKeysAt, type Policy, parsePolicy, policyOf } from "../exporter/audit/policy.ts";
+import { parsePolicy } from "../exporter/audit/policy.ts";
 import type { VerifyReport } from "../exporter/audit/report.ts";
+import { logKeysAt, type Policy, policyOf } from "../exporter/audit/trust.ts";
 import { verifyLog } from "../exporter/audit/verify.ts";
 import { formatCheckpoint, openCheckpoint, signCheckpoint } from "../exporter/log/checkpoint.ts";
 import { cosignedAt, newCosigner, parseCosignerVkey } from "../exporter/log/cosignature.ts";

@@ -10,7 +10,7 @@ import { Cosigned } from "../exporter/anchor/cosigned.ts";
 import { witnesses } from "../exporter/anchor/witness.ts";
 import { formatRequest, judge } from "../exporter/anchor/witness-protocol.ts";
 import { keptEvidence } from "../exporter/audit/evidence.ts";
-import { type Policy, policyOf } from "../exporter/audit/policy.ts";
+import { type Policy, policyOf } from "../exporter/audit/trust.ts";
 import { verifyLog } from "../exporter/audit/verify.ts";
 import { openCheckpoint, signCheckpoint } from "../exporter/log/checkpoint.ts";
 import { newCosigner, parseCosignerVkey } from "../exporter/log/cosignature.ts";

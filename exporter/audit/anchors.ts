@@ -14,10 +14,10 @@ import type { Stamp } from "./clocks.ts";
 import { noteOf } from "./evidence.ts";
 import { GitCheck } from "./git-check.ts";
 import { type OwnWords, proofKey } from "./own-words.ts";
-import { type AnchorKind, logKeysAt, type Policy, type Requirement } from "./policy.ts";
 import { type ProofSource, readAhead } from "./proofs.ts";
 import { type AnchorReport, type Findings, isoTime } from "./report.ts";
 import type { Tiles } from "./tiles.ts";
+import { type AnchorKind, logKeysAt, type Policy, type Requirement } from "./trust.ts";
 
 /** How far clocks may be apart without a word, in seconds: a second of the authority's and some of the maker's; a block's time is good to two hours. */
 const SLACK_SECONDS = { rfc3161: 5, opentimestamps: 7200 } as const;

@@ -26,11 +26,11 @@ import type { RetentionState } from "../log/retention.ts";
 import { TILE_WIDTH } from "../log/tile.ts";
 import { LearnedKeys } from "./learned-keys.ts";
 import { OwnWords } from "./own-words.ts";
-import { type LogTrust, logKeysAt } from "./policy.ts";
 import type { ProxyWalk } from "./proxies.ts";
 import { RetentionWords } from "./pruned.ts";
 import type { ChainReport, Finding, Findings } from "./report.ts";
 import type { Span } from "./span.ts";
+import { type LogTrust, logKeysAt } from "./trust.ts";
 
 type State = {
   first: number;

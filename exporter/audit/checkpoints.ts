@@ -1,9 +1,9 @@
 /** Which checkpoints are trusted, and whether a log extends those that were seen earlier. */
 import { type Checkpoint, openCheckpoint, parseCheckpoint } from "../log/checkpoint.ts";
 import { parseNote } from "../log/note.ts";
-import { logKeysAt, type Policy } from "./policy.ts";
 import type { Findings } from "./report.ts";
 import type { Tiles } from "./tiles.ts";
+import { logKeysAt, type Policy } from "./trust.ts";
 
 /** Each given checkpoint, and each of the policy, against the tree. */
 export async function checkLastSeen(

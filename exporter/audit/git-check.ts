@@ -1,8 +1,8 @@
 /** What the history of a Git remote says of a log, in a clone that the verifier fetched: every checkpoint in it, and whether what the remote had taken is there. */
 import type { ProofName } from "../anchor/proofs.ts";
 import { readHistory } from "./git-history.ts";
-import type { GitTrust } from "./policy.ts";
 import { type AnchorReport, type Findings, isoTime } from "./report.ts";
+import type { GitTrust } from "./trust.ts";
 import { Unreachable } from "./unreachable.ts";
 
 /** What is done with what was found: AnchorCheck's. */

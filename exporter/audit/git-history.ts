@@ -2,7 +2,7 @@
 import { checkpointPath } from "../anchor/git.ts";
 import { git } from "../anchor/git-command.ts";
 import { MAX_NOTE_BYTES } from "../log/note.ts";
-import type { GitTrust } from "./policy.ts";
+import type { GitTrust } from "./trust.ts";
 
 /** Commits that are read at most, the newest ones: one every ten minutes for ten years. */
 const MAX_COMMITS = 500_000;

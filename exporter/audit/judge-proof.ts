@@ -5,8 +5,8 @@ import { verifyTimestamp } from "../anchor/timestamp-token.ts";
 import { cosignedAt } from "../log/cosignature.ts";
 import { sha256 } from "../log/merkle.ts";
 import { openNote } from "../log/note.ts";
-import type { AnchorKind, Policy } from "./policy.ts";
 import { type AnchorReport, isoTime } from "./report.ts";
+import type { AnchorKind, Policy } from "./trust.ts";
 
 /** What was anchored, and the proof. */
 export type Given = {

@@ -17,8 +17,8 @@ import {
   KIND_SIGNATURE,
 } from "../../record/fields.ts";
 import { HEAD_LABEL } from "../../record/wire.ts";
-import type { ProxyTrust } from "./policy.ts";
 import type { Findings } from "./report.ts";
+import type { ProxyTrust } from "./trust.ts";
 
 type Signed = {
   /** Keys that may sign for this chain; empty where the policy does not list its proxy. */

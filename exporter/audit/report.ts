@@ -98,6 +98,11 @@ export class Findings {
     else this.#dropped++;
   }
 
+  addAll(others: Findings): void {
+    for (const finding of others.list) this.add(finding);
+    this.#dropped += others.dropped;
+  }
+
   get dropped(): number {
     return this.#dropped;
   }

@@ -7,8 +7,8 @@ import { type KeyObject, timingSafeEqual, verify } from "node:crypto";
 import { SEAL_LABEL } from "../../record/wire.ts";
 import { type BatchKeys, macOfSeal } from "../access/mac.ts";
 import { decodeBase64 } from "../log/note.ts";
-import type { ProxyTrust } from "./policy.ts";
 import type { ChainReport, Findings } from "./report.ts";
+import type { ProxyTrust } from "./trust.ts";
 
 export type Seal = {
   readonly why: "seal" | "abandoned";

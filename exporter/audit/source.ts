@@ -1,7 +1,7 @@
 /** Where verify reads a log from: a directory or a URL. Everything read is attacker-controlled, so every size has a limit. */
 import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } from "node:fs";
 import { lstat, readdir } from "node:fs/promises";
-import { dirname, join, relative, resolve, sep } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { codeOf } from "../errors.ts";
 import { STORE_URL, type StoreFlags } from "../store/settings.ts";
 import type { BucketView } from "./bucket-source.ts";
@@ -66,7 +66,7 @@ function dirSource(dir: string): Source {
         }
         return size;
       }) ?? -1,
-    list: () => walk(dir, dir),
+    list: () => walk(dir, ""),
   };
 }
 
@@ -92,12 +92,16 @@ function withFile<T>(
   }
 }
 
-async function* walk(root: string, dir: string): AsyncGenerator<{ path: string; isFile: boolean }> {
+/** Yields what is below `dir`, by paths that begin with `prefix`. */
+async function* walk(
+  dir: string,
+  prefix: string,
+): AsyncGenerator<{ path: string; isFile: boolean }> {
   const entries = await readdir(dir, { withFileTypes: true });
   for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
-    const path = join(dir, entry.name);
-    if (entry.isDirectory()) yield* walk(root, path);
-    else yield { path: relative(root, path).split(sep).join("/"), isFile: entry.isFile() };
+    const path = prefix + entry.name;
+    if (entry.isDirectory()) yield* walk(join(dir, entry.name), `${path}/`);
+    else yield { path, isFile: entry.isFile() };
   }
 }
 

@@ -8,12 +8,12 @@ import { leafHash } from "../log/merkle.ts";
 import { parseNote } from "../log/note.ts";
 import { TILE_WIDTH } from "../log/tile.ts";
 import { openTrusted } from "./checkpoints.ts";
-import { policyOf } from "./policy.ts";
 import type { ProofSource } from "./proofs.ts";
 import type { ChainReport } from "./report.ts";
 import { type Finding, Findings, type Verdict, type VerifyReport } from "./report.ts";
 import type { Source } from "./source.ts";
 import { Tiles } from "./tiles.ts";
+import { policyOf } from "./trust.ts";
 import { type VerifyOptions, verifyLog } from "./verify.ts";
 
 /** A chain over all logs: where each part of it lies. */

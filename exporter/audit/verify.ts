@@ -12,7 +12,6 @@ import { entriesAhead } from "./clocks.ts";
 import { type Delays, measureDelays } from "./delays.ts";
 import { checkFiles } from "./files.ts";
 import { checkLeaves, type LeafOptions } from "./leaves.ts";
-import { logKeysAt, type Policy, policyOf } from "./policy.ts";
 import type { ProofSource } from "./proofs.ts";
 import { ProxyWalk } from "./proxies.ts";
 import { checkRetention, readPruned } from "./pruned.ts";
@@ -21,6 +20,7 @@ import { checkSeals, type SealKeys } from "./seals.ts";
 import type { Source } from "./source.ts";
 import { Tiles } from "./tiles.ts";
 import { checkClaims, checkLevels, checkRoot } from "./tree.ts";
+import { logKeysAt, type Policy, policyOf } from "./trust.ts";
 
 export type VerifyOptions = ({ readonly log: Verifier } | { readonly policy: Policy }) &
   LeafOptions & {
@@ -74,6 +74,9 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
   }
   if (checkpoint !== null) {
     const tiles = new Tiles(source, checkpoint.size, pruned?.index ?? 0);
+    const files = lookAside((aside, told) =>
+      source.list === undefined ? null : checkFiles(source, source.list(), tiles, aside, told),
+    );
     const wrong = await checkLeaves(source, tiles, walk, findings, options);
     walk.finish();
     await checkLevels(tiles, wrong, findings);
@@ -81,7 +84,7 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     await checkRetention(tiles, pruned, walk.retention, origin, findings, notes);
     await checkClaims(tiles, walk, findings);
     await checkLastSeen(tiles, policy, origin, options.lastSeen, findings, notes);
-    if (source.list !== undefined) await checkFiles(source, source.list(), tiles, findings, notes);
+    await files(findings, notes);
     if (source.bucket !== undefined) {
       const opener = (bytes: Buffer): Checkpoint | null => openTrusted(bytes, policy);
       lockedSize = await checkBucket(source.bucket, tiles, opener, findings, notes);
@@ -169,5 +172,20 @@ export async function verifyLog(source: Source, options: VerifyOptions): Promise
     findings: findings.list,
     moreFindings: findings.dropped,
     notes,
+  };
+}
+
+/** Begins to look for what is said later, while threads read. Returns what says it, in its place. */
+function lookAside(
+  look: (findings: Findings, notes: string[]) => Promise<void> | null,
+): (findings: Findings, notes: string[]) => Promise<void> {
+  const aside = new Findings();
+  const told: string[] = [];
+  const done = look(aside, told);
+  done?.catch(() => undefined);
+  return async (findings, notes) => {
+    await done;
+    findings.addAll(aside);
+    notes.push(...told);
   };
 }

@@ -10,7 +10,6 @@ import {
   REFUSAL_HEADER,
 } from "../../record/wire.ts";
 import { readBatchKeys } from "../access/mac.ts";
-import { readPolicy } from "../audit/policy.ts";
 import { readSpills, type SpilledBatch } from "../audit/spill.ts";
 import { MeshsealError } from "../errors.ts";
 
@@ -46,7 +45,10 @@ export function recoverCommand(): Command {
     .action(async (file: string, flags: Flags) => {
       const keys = {
         macs: flags.batchKeys === undefined ? new Map() : readBatchKeys(flags.batchKeys),
-        proxies: flags.policy === undefined ? [] : readPolicy(flags.policy).proxies,
+        proxies:
+          flags.policy === undefined
+            ? []
+            : (await import("../audit/policy.ts")).readPolicy(flags.policy).proxies,
       };
       const { batches, forged, missing } = readSpills(readLines(file), keys);
       const refused: string[] = [];

@@ -1,20 +1,18 @@
 /** `meshseal verify` */
 import { readFileSync, renameSync, writeFileSync } from "node:fs";
 import { Command } from "commander";
-import { readBatchKeys } from "../access/mac.ts";
 import { keptEvidence, MAX_EVIDENCE_BYTES } from "../audit/evidence.ts";
 import { withMirror } from "../audit/mirror.ts";
-import { type Policy, policyOf, readPolicy } from "../audit/policy.ts";
 import { inBucket, inDirectory, openProofs, type ProofSource } from "../audit/proofs.ts";
 import { EXIT_CODES, type VerifyReport } from "../audit/report.ts";
 import { openSource, type Source } from "../audit/source.ts";
+import { type Policy, policyOf } from "../audit/trust.ts";
 import { verifyLogs } from "../audit/union.ts";
 import { Unreachable } from "../audit/unreachable.ts";
 import { type VerifyOptions, verifyLog } from "../audit/verify.ts";
 import { codeOf, MeshsealError } from "../errors.ts";
 import { parseVkey, type Verifier } from "../log/note.ts";
 import type { StoreFlags } from "../store/settings.ts";
-import { readLines } from "./recover.ts";
 import { withStoreFlags } from "./store-flags.ts";
 
 type Flags = {
@@ -82,7 +80,7 @@ export function verifyCommand(): Command {
             })
           : null;
       try {
-        const policy = readTrust(flags);
+        const policy = await readTrust(flags);
         const lastSeen = flags.lastSeen === undefined ? undefined : readSeen(flags);
         const [first = ""] = where;
         const given = flags.anchors ?? [];
@@ -97,7 +95,9 @@ export function verifyCommand(): Command {
         const options = {
           policy,
           ...(lastSeen === undefined ? {} : { lastSeen }),
-          ...(flags.seals === undefined ? {} : { seals: readSeals(flags.seals, flags.batchKeys) }),
+          ...(flags.seals === undefined
+            ? {}
+            : { seals: await readSeals(flags.seals, flags.batchKeys) }),
           evidence: readEvidence(flags.evidence ?? []),
           requireSeals: flags.requireSeals === true,
           onProgress: (done: number, total: number) => {
@@ -153,17 +153,25 @@ function readEvidence(files: readonly string[]): Map<string, Buffer> {
   return found;
 }
 
-function readSeals(file: string, keys: string | undefined): NonNullable<VerifyOptions["seals"]> {
+async function readSeals(
+  file: string,
+  keys: string | undefined,
+): Promise<NonNullable<VerifyOptions["seals"]>> {
+  const [{ readLines }, { readBatchKeys }] = await Promise.all([
+    import("./recover.ts"),
+    import("../access/mac.ts"),
+  ]);
   return { lines: readLines(file), macs: keys === undefined ? new Map() : readBatchKeys(keys) };
 }
 
 /** Returns what `--key` and `--policy` say together. */
-function readTrust({ key, policy: file }: Flags): Policy {
+async function readTrust({ key, policy: file }: Flags): Promise<Policy> {
   if (key === undefined && file === undefined) {
     throw new MeshsealError("give --key or --policy: what a log says of itself proves nothing.");
   }
   const given = (key ?? []).map((text) => policyOf(readKey(text)));
-  const policy = file === undefined ? given[0] : readPolicy(file);
+  const policy =
+    file === undefined ? given[0] : (await import("../audit/policy.ts")).readPolicy(file);
   if (policy === undefined) throw new MeshsealError("give --key or --policy.");
   const logs = file === undefined ? [] : policy.logs;
   return { ...policy, logs: [...given.flatMap((one) => one.logs), ...logs] };

@@ -47,10 +47,15 @@ export function parseTilePath(path: string): Tile | null {
 
 /** Returns `x001/x234/067` for 1234067: groups of three digits, all but the last behind an x. */
 function formatIndex(index: number): string {
-  const digits = String(index);
-  const padded = digits.padStart(Math.ceil(digits.length / 3) * 3, "0");
-  const groups = padded.match(/.{3}/g) ?? [];
-  return groups.map((group, i) => (i < groups.length - 1 ? `x${group}` : group)).join("/");
+  let text = threeDigits(index % 1000);
+  for (let rest = Math.floor(index / 1000); rest > 0; rest = Math.floor(rest / 1000)) {
+    text = `x${threeDigits(rest % 1000)}/${text}`;
+  }
+  return text;
+}
+
+function threeDigits(part: number): string {
+  return part < 100 ? `${part < 10 ? "00" : "0"}${part}` : String(part);
 }
 
 /** Returns how many hashes stand at `level` in a tree of `size` leaves: floor(size / 256^level). */
