@@ -13,9 +13,17 @@
 import { execFileSync } from "node:child_process";
 import { parseArgs } from "node:util";
 import { median, quartiles } from "./figures.ts";
-import { load, type Mesh, openLoad, type Running, startMesh, stat } from "./mesh.ts";
+import {
+  load,
+  type Mesh,
+  type Running,
+  startMesh,
+  stat,
+  thinkingLoad,
+  type Waits,
+} from "./mesh.ts";
 import { fineCpuMicros, residentMebibytes } from "./process.ts";
-import { VARIANTS, type Variant } from "./variants.ts";
+import { SLOW_MS, VARIANTS, type Variant } from "./variants.ts";
 
 const PATHS = { direct: "/direct", proxied: "/cart/42" } as const;
 type Case = keyof typeof PATHS;
@@ -123,35 +131,41 @@ const byCase = <T>(make: (name: Case) => T): Record<Case, T> => ({
   proxied: make("proxied"),
 });
 
-/** p99 in milliseconds at 70 % of what the slowest of them can serve, base and filter in turn. */
+/** The base first: what ours and theirs make of its p99. */
+const WAITING = ["none", "filter", "otel"] as const satisfies readonly Variant[];
+const WAITS = { atOnce: "/cart/42", slow: "/slow/42" } as const;
+
+/**
+ * p99 in milliseconds at 70 % of what the slowest of them can serve, in turn: of an upstream that answers at once, where
+ * there is nothing but proxies to wait for, and of one that takes SLOW_MS, as services do.
+ */
 async function latency(mesh: Mesh): Promise<object> {
-  const pair = ["none", "filter"] as const;
-  const proxies = await mesh.restart(pair);
-  const rates: number[] = [];
-  for (const proxy of proxies.values()) {
-    load(proxy, PATHS.proxied, 20_000);
+  const proxies = [...(await mesh.restart(WAITING))];
+  const rates = proxies.map(([, proxy]) => {
+    load(proxy, WAITS.atOnce, 20_000);
     const before = performance.now();
-    load(proxy, PATHS.proxied, 20_000);
-    rates.push(20_000 / ((performance.now() - before) / 1000));
-  }
+    load(proxy, WAITS.atOnce, 20_000);
+    return 20_000 / ((performance.now() - before) / 1000);
+  });
   const rate = Math.floor(0.7 * Math.min(...rates));
-  const p99: Record<(typeof pair)[number], number[]> = { none: [], filter: [] };
-  for (let turn = 0; turn < 10; turn++) {
-    for (const variant of turn % 2 === 0 ? pair : pair.toReversed()) {
-      const proxy = proxies.get(variant);
-      if (proxy === undefined) continue;
-      const waits = openLoad(proxy, PATHS.proxied, rate, 5);
-      p99[variant].push(waits[Math.floor(waits.length * 0.99)] ?? Number.NaN);
+  const results = Object.entries(WAITS).map(([name, path]) => {
+    const waits = new Map<Variant, Waits[]>(WAITING.map((variant) => [variant, []]));
+    for (let turn = 0; turn < 20; turn++) {
+      for (const [variant, proxy] of turn % 2 === 0 ? proxies : proxies.toReversed())
+        waits.get(variant)?.push(thinkingLoad(proxy, path, rate, 2));
     }
-  }
-  const ratios = p99.filter.map((figure, i) => figure / (p99.none[i] ?? Number.NaN));
-  return {
-    rate,
-    p99NoneMs: round2(median(p99.none)),
-    p99FilterMs: round2(median(p99.filter)),
-    p99FilterVsNone: round2(median(ratios)),
-    p99FilterVsNoneQuartiles: quartiles(ratios).map(round2),
-  };
+    const p99 = (variant: Variant): number[] => waits.get(variant)?.map((wait) => wait.p99) ?? [];
+    const base = p99("none");
+    const figures = WAITING.map((variant) => {
+      const ratios = p99(variant).map((figure, i) => figure / (base[i] ?? Number.NaN));
+      const sent = median(waits.get(variant)?.map((wait) => wait.rate) ?? []);
+      const said = { rate: Math.round(sent), p99Ms: round2(median(p99(variant))) };
+      const vsNone = { vsNone: round2(median(ratios)), quartiles: quartiles(ratios).map(round2) };
+      return [variant, variant === "none" ? said : { ...said, ...vsNone }] as const;
+    });
+    return [name, Object.fromEntries(figures)] as const;
+  });
+  return { rate, slowMs: SLOW_MS, ...Object.fromEntries(results) };
 }
 
 /** Resident memory of Envoy without and with the filter, idle and after the requests. */

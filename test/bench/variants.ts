@@ -226,16 +226,31 @@ export function bootstrap(variant: Variant, ports: Ports, files: Modules): Json 
   };
 }
 
-/** Returns the bootstrap of the upstream: another Envoy that answers by itself. */
+/** What the upstream needs for `/slow`, in milliseconds. */
+export const SLOW_MS = 5;
+
+/** Returns the bootstrap of the upstream: another Envoy that answers by itself, at once or below `/slow` after some time. */
 export function upstreamBootstrap(port: number, admin: number): Json {
   const files = { filter: "", accessLog: "", noop: "", accessLogFile: "", settings: "" };
+  const fault = "filters.http.fault.v3.HTTPFault";
+  const delay = { fixed_delay: `${SLOW_MS / 1000}s`, percentage: { numerator: 100 } };
   return {
     admin: { address: { socket_address: { address: "127.0.0.1", port_value: admin } } },
     static_resources: {
       listeners: [
         listener(port, {
-          http_filters: httpFilters("none", files),
-          route_config: routes([{ match: { prefix: "/" }, direct_response: answer("upstream") }]),
+          http_filters: [
+            { name: "fault", typed_config: typed(fault, {}) },
+            ...httpFilters("none", files),
+          ],
+          route_config: routes([
+            {
+              match: { prefix: "/slow" },
+              direct_response: answer("upstream"),
+              typed_per_filter_config: { fault: typed(fault, { delay }) },
+            },
+            { match: { prefix: "/" }, direct_response: answer("upstream") },
+          ]),
         }),
       ],
     },
