@@ -10,7 +10,7 @@
  * on the wall; exporter, receivers and upstream are processes of their own and are not counted. Envoys are started anew `--starts` times, since
  * where a process lies in memory makes some per cent. p99 and memory are taken apart, at the end.
  */
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { parseArgs } from "node:util";
 import { median, quartiles } from "./figures.ts";
 import {
@@ -188,10 +188,13 @@ async function memory(mesh: Mesh): Promise<object> {
   };
 }
 
-try {
-  execFileSync("h2load", ["--version"]);
-} catch {
-  console.error("meshseal: the benchmark needs h2load: apt-get install nghttp2-client");
+for (const [tool, from] of [
+  ["h2load", "nghttp2-client"],
+  ["wrk", "wrk"],
+] as const) {
+  // wrk has no option that only prints its version, and exits with 1.
+  if (spawnSync(tool, ["--version"]).error === undefined) continue;
+  console.error(`meshseal: the benchmark needs ${tool}: apt-get install ${from}`);
   process.exit(1);
 }
 const mesh = await startMesh({
