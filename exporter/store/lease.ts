@@ -15,9 +15,9 @@ import { MAX_COMMIT_BYTES, parseCommit } from "./commit.ts";
 export const LEASE_KEY = "lease";
 const MAX_LEASE_BYTES = 4096;
 
-export const TTL_MS = 6000;
-export const RENEW_MS = 1500;
-export const POLL_MS = 500;
+export const TTL_MS = 4500;
+export const RENEW_MS = 1000;
+export const POLL_MS = 250;
 /** A holder stops this long before another could start: for clocks that run at different speeds. */
 const MARGIN_MS = 1000;
 

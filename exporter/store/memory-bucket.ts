@@ -1,5 +1,5 @@
 /** A bucket that forgets, with versions and locks: for tests and for simulations of the take-over. */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { type Bucket, TooLarge, type Version } from "./bucket.ts";
 
 type Held = { version: string; bytes: Buffer; retainUntil: Date | null; isDeleteMarker: boolean };
@@ -76,5 +76,5 @@ export function memoryBucket(): MemoryBucket {
 
 /** As S3 has it: of the bytes only, so that the same bytes written again cannot be told apart. */
 function etagOf(bytes: Uint8Array): string {
-  return createHash("md5").update(bytes).digest("hex");
+  return hash("md5", bytes, "hex");
 }

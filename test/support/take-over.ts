@@ -3,7 +3,7 @@
  * acknowledgements, on a bucket and disks in memory, in an order that a seed decides. Requests wait, overtake each other and
  * lose their answers; processes stand still for longer than a lease, and go on; and die at any of their requests.
  */
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import { Acks } from "../../exporter/intake/acks.ts";
 import { parseCheckpoint } from "../../exporter/log/checkpoint.ts";
 import { hashLeaves } from "../../exporter/log/hasher.ts";
@@ -35,7 +35,7 @@ const ORIGIN = "sim";
 
 // Hashes stand in for signatures: a schedule signs some dozens of checkpoints.
 const KEY_ID = Uint8Array.of(1, 2, 3, 4);
-const sign = (text: Uint8Array): Uint8Array => createHash("sha512").update(text).digest();
+const sign = (text: Uint8Array): Uint8Array => hash("sha512", text, "buffer");
 const SIGNER: Signer = { name: ORIGIN, keyId: KEY_ID, vkey: "", sign };
 const VERIFIER: Verifier = {
   name: ORIGIN,
