@@ -168,20 +168,19 @@ async function latency(mesh: Mesh): Promise<object> {
   return { rate, slowMs: SLOW_MS, ...Object.fromEntries(results) };
 }
 
-/** Resident memory of Envoy without and with the filter, idle and after the requests. */
+/** Resident memory of Envoy without a filter, with one that does nothing and with ours: idle, and ours after the requests. */
 async function memory(mesh: Mesh): Promise<object> {
-  const proxies = await mesh.restart(["none", "filter"]);
-  const [none, filter] = [proxies.get("none"), proxies.get("filter")];
-  if (none === undefined || filter === undefined) throw new Error("they were started");
-  const idle = { none: residentMebibytes(none.pid), filter: residentMebibytes(filter.pid) };
+  const proxies = await mesh.restart(["none", "noop", "filter"]);
+  const idle = [...proxies].map(([variant, { pid }]) => [variant, round2(residentMebibytes(pid))]);
+  const filter = proxies.get("filter");
+  if (filter === undefined) throw new Error("it was started");
   const requests = Number(options.memory);
   load(filter, PATHS.direct, 50_000);
   const warm = residentMebibytes(filter.pid);
   load(filter, PATHS.direct, requests);
   return {
-    idleNoneMiB: round2(idle.none),
     // Envoy with one worker keeps three VMs: base, main thread, worker.
-    idleFilterMiB: round2(idle.filter),
+    idleMiB: Object.fromEntries(idle),
     after50kMiB: round2(warm),
     requests,
     afterMiB: round2(residentMebibytes(filter.pid)),
