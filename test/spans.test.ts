@@ -8,6 +8,7 @@ import { SPAN_ENTRIES } from "../exporter/audit/span.ts";
 import { verifyLog } from "../exporter/audit/verify.ts";
 import { newSigner, parseVkey, type Verifier } from "../exporter/log/note.ts";
 import { tilePath } from "../exporter/log/tile.ts";
+import { BATCH_HEADER_BYTES, ENTRY_PREFIX_BYTES } from "../record/wire.ts";
 import { ChainMaker } from "./bench/batches.ts";
 import { makeLog } from "./support/make-log.ts";
 
@@ -108,3 +109,19 @@ test("a chain that does not go on from one span to the next is named at the seam
     seq: SPAN_ENTRIES + PER_BATCH,
   });
 });
+
+test.each([1, 100, 255, 256, 300])(
+  "an entry that does not follow the one before it, at %i, is named",
+  async (index) => {
+    const chain = new ChainMaker(300);
+    const batches = [chain.next(PER_BATCH), chain.next(PER_BATCH)];
+    // The tree has the changed entry before it: only the link tells.
+    const [batch, i] = [batches[Math.floor((index - 1) / PER_BATCH)], (index - 1) % PER_BATCH];
+    let end = BATCH_HEADER_BYTES;
+    for (let n = 0; n <= i; n++) end += ENTRY_PREFIX_BYTES + (batch?.readUInt16BE(end) ?? 0);
+    flip(batch as Buffer, end - 1);
+    const report = await verify(await logOf(`link-${index}`, batches));
+    expect(report.findings).toHaveLength(1);
+    expect(report.findings[0]).toMatchObject({ cause: "link", index, seq: index });
+  },
+);
