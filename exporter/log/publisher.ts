@@ -38,12 +38,13 @@ export type PublisherOptions = {
 
 export class Publisher {
   readonly #options: PublisherOptions;
-  readonly #tree: Tree;
-  readonly #fullTiles: TileBytes[] = [];
+  readonly #tree = new Tree();
   #last: Promise<unknown> = Promise.resolve();
   #checkpoint: Checkpoint;
   /** From `restore` to `recovered`: what stands beyond the restored tree may be torn, and is written over. */
   #isRecovering = false;
+  /** Full tiles that are to be written over. */
+  readonly #remade: TileBytes[] = [];
   /** Tiles, by the path they will have when full, of which partial ones are in the store. */
   readonly #partial = new Set<string>();
   /** Full tiles whose partial ones go with the checkpoint after the next: its readers may still ask for them. */
@@ -51,7 +52,6 @@ export class Publisher {
 
   constructor(options: PublisherOptions) {
     this.#options = options;
-    this.#tree = new Tree((made) => this.#fullTiles.push(made));
     this.#checkpoint = { origin: options.signer.name, size: 0, root: emptyRoot() };
   }
 
@@ -202,11 +202,22 @@ export class Publisher {
         (size - firstIndex) * HASH_BYTES,
         (to - firstIndex) * HASH_BYTES,
       );
-      this.#tree.append(entries.subarray(at, end), hashes);
+      await this.#append(entries.subarray(at, end), hashes);
       if (this.#isRecovering && to === signed) this.#compareRoot();
       at = end;
     }
-    await this.#writeFull();
+    await this.#each(this.#remade.splice(0), async ({ tile, bytes }) => {
+      await this.#options.store.removePartials(tilePath(tile));
+      await this.#options.store.replace(tilePath(tile), bytes);
+    });
+  }
+
+  async #append(entries: Buffer, leaves: Buffer): Promise<void> {
+    for (const { tile, bytes } of this.#tree.append(entries, leaves)) {
+      // Nothing is written over before the root was compared.
+      if (this.#isRecovering) this.#remade.push({ tile, bytes: Buffer.from(bytes) });
+      else await this.#writeFull({ tile, bytes });
+    }
   }
 
   async #cosign(size: number, lines: readonly string[]): Promise<void> {
@@ -222,20 +233,10 @@ export class Publisher {
     throw new Error("tiles and WAL do not give the root of log/checkpoint: run verify");
   }
 
-  async #writeFull(): Promise<void> {
-    const { store } = this.#options;
-    const tiles = this.#fullTiles.splice(0);
-    if (!this.#isRecovering) {
-      await this.#each(tiles, ({ tile, bytes }) => store.put(tilePath(tile), bytes));
-      for (const path of tiles.map(({ tile }) => tilePath(tile))) {
-        if (this.#partial.delete(path)) this.#superseded.push(path);
-      }
-      return;
-    }
-    await this.#each(tiles, async ({ tile, bytes }) => {
-      await store.removePartials(tilePath(tile));
-      await store.replace(tilePath(tile), bytes);
-    });
+  async #writeFull(made: TileBytes): Promise<void> {
+    const path = tilePath(made.tile);
+    await this.#untilRoom(made, ({ bytes }) => this.#options.store.put(path, bytes));
+    if (this.#partial.delete(path)) this.#superseded.push(path);
   }
 
   async #publish(): Promise<Checkpoint> {

@@ -15,21 +15,19 @@ export type TileBytes = { readonly tile: Tile; readonly bytes: Buffer };
 
 type Edge = { readonly hashes: Buffer; count: number; index: number };
 
-/** Grows by `append`; `full` gets each tile and bundle once, when its last place is taken. */
+/** Grows by `append`, which gives each tile and bundle once, when its last place is taken. */
 export class Tree {
   size = 0;
   #edges: Edge[] = [];
   #bundle: Buffer = Buffer.allocUnsafeSlow(BUNDLE_BYTES);
   #bundleBytes = 0;
   readonly #packer = new Packer();
-  readonly #full: (made: TileBytes) => void;
 
-  constructor(full: (made: TileBytes) => void) {
-    this.#full = full;
-  }
-
-  /** Appends `entries`, as a batch has them, whose leaf hashes are `leaves`. Copies both. Throws where there are fewer. */
-  append(entries: Buffer, leaves: Buffer): void {
+  /**
+   * Appends `entries`, as a batch has them, whose leaf hashes are `leaves`, while the full tiles and bundles are asked for. The bytes of
+   * each are good until the next is: memory that is used again is in a core's cache. Throws where there are fewer entries.
+   */
+  *append(entries: Buffer, leaves: Buffer): Generator<TileBytes> {
     const count = leaves.length / HASH_BYTES;
     let done = 0;
     for (let from = 0; done < count; from += this.#packer.read) {
@@ -38,7 +36,8 @@ export class Tree {
       const before = done;
       for (let some = -1; some !== 0 && done < count; done += some) {
         some = this.#fill(Math.min(count - done, TILE_WIDTH - (this.size % TILE_WIDTH)));
-        this.#add(0, leaves.subarray(done * HASH_BYTES, (done + some) * HASH_BYTES));
+        if (some > 0 && this.size % TILE_WIDTH === 0) yield this.#fullBundle();
+        yield* this.#add(0, leaves.subarray(done * HASH_BYTES, (done + some) * HASH_BYTES));
       }
       if (done === before) throw new Error(`${done} entries for ${count} leaf hashes`);
     }
@@ -48,14 +47,15 @@ export class Tree {
   #fill(count: number): number {
     const { packed, end } = this.#packer.pack(count, this.#bundle, this.#bundleBytes);
     this.#bundleBytes = end;
-    const index = Math.floor(this.size / TILE_WIDTH);
     this.size += packed;
-    if (packed > 0 && this.size % TILE_WIDTH === 0) {
-      const bytes = this.#takeBundle();
-      this.#full({ tile: { level: "entries", index, width: TILE_WIDTH }, bytes });
-      this.#bundleBytes = 0;
-    }
     return packed;
+  }
+
+  #fullBundle(): TileBytes {
+    const bytes = this.#bundle.subarray(0, this.#bundleBytes);
+    this.#bundleBytes = 0;
+    const index = this.size / TILE_WIDTH - 1;
+    return { tile: { level: "entries", index, width: TILE_WIDTH }, bytes };
   }
 
   /** Takes up a tree of `size`: the hashes of the partial tile of each level, and the partial bundle. */
@@ -78,7 +78,8 @@ export class Tree {
     const width = this.size % TILE_WIDTH;
     if (width > 0) {
       const index = Math.floor(this.size / TILE_WIDTH);
-      made.push({ tile: { level: "entries", index, width }, bytes: this.#takeBundle() });
+      const bytes = Buffer.from(this.#bundle.subarray(0, this.#bundleBytes));
+      made.push({ tile: { level: "entries", index, width }, bytes });
     }
     for (const [level, { hashes, count, index }] of this.#edges.entries()) {
       if (count === 0) continue;
@@ -101,10 +102,6 @@ export class Tree {
     });
   }
 
-  #takeBundle(): Buffer {
-    return Buffer.from(this.#bundle.subarray(0, this.#bundleBytes));
-  }
-
   #growBundle(bytes: number): void {
     const larger = Buffer.allocUnsafeSlow(2 ** Math.ceil(Math.log2(bytes)));
     this.#bundle.copy(larger, 0, 0, this.#bundleBytes);
@@ -112,7 +109,7 @@ export class Tree {
   }
 
   /** Adds hashes to a level, no more than its tile has room for. */
-  #add(level: number, hashes: Uint8Array): void {
+  *#add(level: number, hashes: Uint8Array): Generator<TileBytes> {
     let edge = this.#edges[level];
     if (edge === undefined) {
       edge = { hashes: Buffer.alloc(TILE_BYTES), count: 0, index: 0 };
@@ -121,11 +118,11 @@ export class Tree {
     edge.hashes.set(hashes, edge.count * HASH_BYTES);
     edge.count += hashes.length / HASH_BYTES;
     if (edge.count < TILE_WIDTH) return;
-    const bytes = Buffer.from(edge.hashes);
-    this.#full({ tile: { level, index: edge.index, width: TILE_WIDTH }, bytes });
+    const above = tileRoot(edge.hashes);
+    yield { tile: { level, index: edge.index, width: TILE_WIDTH }, bytes: edge.hashes };
     edge.count = 0;
     edge.index++;
-    this.#add(level + 1, tileRoot(bytes));
+    yield* this.#add(level + 1, above);
   }
 }
 

@@ -11,7 +11,7 @@
 export type Store = {
   /** Returns the bytes at `path`, or null if there are none. */
   readonly get: (path: string) => Promise<Buffer | null>;
-  /** Writes bytes that never change. */
+  /** Writes bytes that never change. Their memory may be used again once it has resolved. */
   readonly put: (path: string, bytes: Uint8Array) => Promise<void>;
   /** Writes bytes that may stand in the place of others: the checkpoint, and in recovery what a loss of power tore. */
   readonly replace: (path: string, bytes: Uint8Array) => Promise<void>;

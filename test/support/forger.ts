@@ -113,10 +113,12 @@ export function receiptOf(
 /** Tiles and root over entries. */
 export function build(entries: readonly Made[]): { files: Map<string, Buffer>; root: Uint8Array } {
   const made: TileBytes[] = [];
-  const tree = new Tree((tile) => made.push(tile));
+  const tree = new Tree();
   for (const { bytes, digest } of entries) {
     const prefix = Buffer.of(bytes.length >> 8, bytes.length & 0xff, 0);
-    tree.append(Buffer.concat([prefix, bytes]), digest);
+    for (const { tile, bytes: full } of tree.append(Buffer.concat([prefix, bytes]), digest)) {
+      made.push({ tile, bytes: Buffer.from(full) });
+    }
   }
   const files = new Map<string, Buffer>();
   for (const { tile, bytes } of [...made, ...tree.partials()]) files.set(tilePath(tile), bytes);
