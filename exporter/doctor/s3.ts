@@ -10,8 +10,7 @@ type Send = import("@aws-sdk/client-s3").S3Client["send"];
 
 export async function s3Trial({ place, reach }: Where): Promise<Trial> {
   const sdk = await import("@aws-sdk/client-s3");
-  const { s3Endpoint: endpoint, s3Region: region, s3PathStyle: pathStyle } = reach;
-  const send = s3Send(await s3Client({ endpoint, region, pathStyle }));
+  const send = s3Send(await s3Client(reach));
   return {
     attempts: attempts(sdk, send, place.bucket),
     whole: wholeChecks(sdk, send, place.bucket),

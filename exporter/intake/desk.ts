@@ -60,7 +60,7 @@ export function look(batch: Buffer, header: BatchHeader): Checked | null {
   const from = at + entriesAt;
   if (wasm.scan(from, at + batch.length, count, ENTRY_PREFIX_BYTES, placesAt) !== count)
     return null;
-  wasm.leaves(from, count, digestsAt);
+  wasm.leaves(from, count, ENTRY_PREFIX_BYTES, digestsAt);
   if (!wasm.follow(placesAt, count, at + BATCH_CHAIN_AT, firstSeq, digestsAt)) return null;
   const word = (i: number, field: number): number =>
     words[(placesAt + i * PLACE_BYTES) / 4 + field] as number;

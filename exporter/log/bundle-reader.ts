@@ -3,12 +3,17 @@
  * is made of an entry.
  */
 import { HASH_BYTES } from "./merkle.ts";
-import { growTo, instantiate, PLACE_BYTES, PLACE_DOUBLES, PLACE_WORDS } from "./wasm.ts";
+import {
+  BUNDLE_PREFIX_BYTES,
+  growTo,
+  instantiate,
+  PLACE_BYTES,
+  PLACE_DOUBLES,
+  PLACE_WORDS,
+} from "./wasm.ts";
 
 /** Entries of a bundle at most. */
 const WIDTH = 256;
-/** The length before an entry. */
-const PREFIX_BYTES = 2;
 const ROW_BYTES = 32;
 /** Doubles from the first place to what is known of a row. */
 const ROW = (WIDTH * (PLACE_BYTES + 2 * HASH_BYTES)) / 8;
@@ -53,7 +58,7 @@ export class BundleReader {
   /** Judges and hashes the bundle. Returns false unless it holds exactly `width` entries, all well formed. */
   scan(width: number): boolean {
     const end = this.#bundleAt + this.#bytes;
-    const right = this.#wasm.scan(this.#bundleAt, end, width, PREFIX_BYTES, this.#placesAt);
+    const right = this.#wasm.scan(this.#bundleAt, end, width, BUNDLE_PREFIX_BYTES, this.#placesAt);
     if (right !== width) return false;
     this.#wasm.placed(this.#placesAt, width, this.#leavesAt);
     return true;

@@ -5,29 +5,22 @@
  *
  * Lengths must be checked before: a wrong one would hash other bytes of this memory, or trap.
  */
+import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
 import { HASH_BYTES } from "./merkle.ts";
-import { growTo, instantiate } from "./wasm.ts";
-
-/** Four entries of the longest length, each behind its 0x00. */
-const SCRATCH_BYTES = 4 * 65_536;
+import { BUNDLE_PREFIX_BYTES, growTo, instantiate } from "./wasm.ts";
 
 const wasm = instantiate();
-const scratchAt = wasm.free();
-const inputAt = scratchAt + SCRATCH_BYTES;
+const inputAt = wasm.free();
 let memory = Buffer.from(wasm.memory.buffer);
 
 /** Returns the leaf hashes of `count` entries that stand in `entries` as in a batch, in an ArrayBuffer of their own. */
 export function hashLeaves(entries: Uint8Array, count: number): Buffer {
-  const to = putInput(entries, count * HASH_BYTES);
-  wasm.leaves(inputAt, count, to);
-  return takeHashes(to, count);
+  return hashBehind(ENTRY_PREFIX_BYTES, entries, count);
 }
 
 /** Returns the leaf hashes of the first `count` entries of an entry bundle. */
 export function hashBundle(bundle: Uint8Array, count: number): Buffer {
-  const to = putInput(bundle, count * HASH_BYTES);
-  wasm.bundle(inputAt, count, to, scratchAt);
-  return takeHashes(to, count);
+  return hashBehind(BUNDLE_PREFIX_BYTES, bundle, count);
 }
 
 /** Returns the root over `hashes`, of which there must be a power of two. */
@@ -35,6 +28,14 @@ export function hashTree(hashes: Uint8Array): Uint8Array {
   putInput(hashes, 0);
   wasm.root(inputAt, hashes.length / HASH_BYTES);
   return Uint8Array.prototype.slice.call(memory, inputAt, inputAt + HASH_BYTES);
+}
+
+function hashBehind(prefix: number, entries: Uint8Array, count: number): Buffer {
+  const to = putInput(entries, count * HASH_BYTES);
+  wasm.leaves(inputAt, count, prefix, to);
+  const hashes = Buffer.allocUnsafeSlow(count * HASH_BYTES);
+  memory.copy(hashes, 0, to, to + hashes.length);
+  return hashes;
 }
 
 /** Copies `bytes` to the input, makes room for `more` bytes behind it, and returns where. */
@@ -46,10 +47,4 @@ function putInput(bytes: Uint8Array, more: number): number {
   }
   memory.set(bytes, inputAt);
   return to;
-}
-
-function takeHashes(at: number, count: number): Buffer {
-  const hashes = Buffer.allocUnsafeSlow(count * HASH_BYTES);
-  memory.copy(hashes, 0, at, at + hashes.length);
-  return hashes;
 }

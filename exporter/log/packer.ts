@@ -3,12 +3,12 @@
  * memory of a wasm instance: what was just copied there is walked in a cache, while a record comes from another core's.
  */
 import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
-import { growTo, instantiate } from "./wasm.ts";
+import { BUNDLE_PREFIX_BYTES, growTo, instantiate } from "./wasm.ts";
 
 /** More than the longest entry (64 KiB), and less than a core's cache holds. */
 const WINDOW_BYTES = 256 * 1024;
 /** What stands before an entry in a record and not in a bundle. */
-const DROPPED_BYTES = ENTRY_PREFIX_BYTES - 2;
+const DROPPED_BYTES = ENTRY_PREFIX_BYTES - BUNDLE_PREFIX_BYTES;
 
 export class Packer {
   readonly #wasm = instantiate();

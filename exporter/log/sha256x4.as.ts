@@ -1,7 +1,7 @@
 /**
  * SHA-256 (FIPS 180-4) of four messages at a time, one in each lane of a vector: the leaf hashes of a batch, and the node
- * hashes of a tile (RFC 6962, section 2.1). Compiled by asc into sha256x4-wasm.ts
- * (scripts/sha256x4.ts); hasher.ts lays out its memory.
+ * hashes of a tile (RFC 6962, section 2.1). Compiled by asc into wasm-code.ts
+ * (scripts/log-wasm.ts); hasher.ts and bundle-reader.ts lay out its memory.
  */
 
 const LANES: usize = 4;
@@ -45,42 +45,22 @@ export function free(): usize {
 }
 
 /**
- * Hashes `count` entries that stand at `from` as in a batch (`uint16 length || 0x00 || bytes`): each from its 0x00 on.
- * Writes the hashes one behind the other to `to`.
+ * Hashes the leaves of `count` entries that stand at `from` behind `prefix` bytes each: 3 as in a batch (`uint16 length || 0x00 ||
+ * bytes`), or 2 as in a bundle, where the last byte of the length becomes the leaf's 0x00. Writes the hashes one behind the other to `to`.
  */
-export function leaves(from: usize, count: u32, to: usize): void {
+export function leaves(from: usize, count: u32, prefix: usize, to: usize): void {
   let at = from;
   let out = to;
   for (let left = count; left > 0; ) {
     const used = min<u32>(left, LANES as u32);
     for (let lane: usize = 0; lane < used; lane++) {
       const bytes = 1 + (bswap<u16>(load<u16>(at)) as usize);
-      setLane(lane, at + 2, bytes, out + HASH * lane);
-      at += 2 + bytes;
+      const start = at + prefix - 1;
+      if (prefix < 3) store<u8>(start, 0);
+      setLane(lane, start, bytes, out + HASH * lane);
+      at = start + bytes;
     }
     for (let lane: usize = used; lane < LANES; lane++) setLane(lane, from, 0, 0);
-    hashLanes(used);
-    out += HASH * used;
-    left -= used;
-  }
-}
-
-/** Hashes `count` messages that stand at `from` as in an entry bundle (`uint16 length || bytes`), each behind a 0x00. */
-export function bundle(from: usize, count: u32, to: usize, scratch: usize): void {
-  let at = from;
-  let out = to;
-  for (let left = count; left > 0; ) {
-    const used = min<u32>(left, LANES as u32);
-    let put = scratch;
-    for (let lane: usize = 0; lane < used; lane++) {
-      const bytes = bswap<u16>(load<u16>(at)) as usize;
-      store<u8>(put, 0);
-      memory.copy(put + 1, at + 2, bytes);
-      setLane(lane, put, bytes + 1, out + HASH * lane);
-      put += bytes + 1;
-      at += 2 + bytes;
-    }
-    for (let lane: usize = used; lane < LANES; lane++) setLane(lane, scratch, 0, 0);
     hashLanes(used);
     out += HASH * used;
     left -= used;

@@ -5,8 +5,7 @@ import { LOG_WASM } from "./wasm-code.ts";
 export type Wasm = {
   readonly memory: WebAssembly.Memory;
   readonly free: () => number;
-  readonly leaves: (from: number, count: number, to: number) => void;
-  readonly bundle: (from: number, count: number, to: number, scratch: number) => void;
+  readonly leaves: (from: number, count: number, prefix: number, to: number) => void;
   readonly placed: (places: number, count: number, to: number) => void;
   readonly root: (at: number, count: number) => void;
   readonly scan: (from: number, end: number, count: number, prefix: number, to: number) => number;
@@ -43,6 +42,9 @@ export const VERDICT = 5;
 export const KIND = 3;
 export const SEQ = 4;
 export const TIME = 5;
+
+/** The length before an entry of a bundle: `prefix` there. Of a batch it is ENTRY_PREFIX_BYTES. */
+export const BUNDLE_PREFIX_BYTES = 2;
 
 const PAGE_BYTES = 65_536;
 

@@ -18,10 +18,11 @@ import {
   toSecond,
 } from "./service.ts";
 
-export type S3Settings = {
-  readonly endpoint?: string | undefined;
-  readonly region?: string | undefined;
-  readonly pathStyle?: boolean | undefined;
+/** How S3 is reached: flags and settings of these names. */
+export type S3Flags = {
+  readonly s3Endpoint?: string | undefined;
+  readonly s3Region?: string | undefined;
+  readonly s3PathStyle?: boolean | undefined;
 };
 
 const CONNECT_MS = 5000;
@@ -30,7 +31,8 @@ const REQUEST_MS = 30_000;
 const SOCKETS = 64;
 
 /** Returns a client of the service. Loading the SDK takes 0.7 s, so that is done only where a bucket is asked for. */
-export async function s3Client({ endpoint, region, pathStyle }: S3Settings): Promise<S3Client> {
+export async function s3Client(flags: S3Flags): Promise<S3Client> {
+  const { s3Endpoint: endpoint, s3Region: region, s3PathStyle: pathStyle } = flags;
   // Its remark on the version of Node is for us (package.json), not for who runs the exporter.
   process.env["AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED"] ??= "true";
   const { S3Client } = await import("@aws-sdk/client-s3");

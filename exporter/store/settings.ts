@@ -6,6 +6,7 @@ import { MeshsealError } from "../errors.ts";
 import type { Bucket } from "./bucket.ts";
 import type { Claim } from "./claim.ts";
 import { type PatienceOptions, patient } from "./patience.ts";
+import type { S3Flags } from "./s3.ts";
 import type { ServiceBucket } from "./service.ts";
 
 export type Service = "s3" | "gcs" | "azure";
@@ -19,10 +20,7 @@ export type Place = {
 };
 
 /** How the services are reached: settings of `serve`, and flags of all commands that read a bucket. */
-export type StoreFlags = {
-  readonly s3Endpoint?: string | undefined;
-  readonly s3Region?: string | undefined;
-  readonly s3PathStyle?: boolean | undefined;
+export type StoreFlags = S3Flags & {
   readonly gcsEndpoint?: string | undefined;
   readonly azureEndpoint?: string | undefined;
 };
@@ -88,8 +86,7 @@ export async function openService({ place, reach }: Where): Promise<ServiceBucke
   switch (place.service) {
     case "s3": {
       const { s3Bucket, s3Client } = await import("./s3.ts");
-      const { s3Endpoint: endpoint, s3Region: region, s3PathStyle: pathStyle } = reach;
-      return await s3Bucket(await s3Client({ endpoint, region, pathStyle }), place.bucket);
+      return await s3Bucket(await s3Client(reach), place.bucket);
     }
     case "gcs": {
       const { gcsApi } = await import("./gcs-api.ts");

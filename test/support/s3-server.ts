@@ -39,7 +39,7 @@ export async function startS3(name: ServerName): Promise<S3Server> {
     command: findServer(name),
     ...commandOf(name, dir, port),
   }));
-  const client = await s3Client({ endpoint: server.endpoint, pathStyle: true });
+  const client = await s3Client({ s3Endpoint: server.endpoint, s3PathStyle: true });
   let buckets = 0;
   const start = (): Promise<void> =>
     server.start(async () => (await client.send(new ListBucketsCommand({}))) !== undefined);
