@@ -73,8 +73,21 @@ export function clear(): void {
   memory.fill(SLOTS, 0, CONNECTIONS * SLOT);
 }
 
+const ID = new Text("connection\0id");
+/** Envoy numbers connections as they come. */
+let newest: u64 = 0;
+
+/** Tells if the current stream's connection is newer than all that had a request before. */
+export function isNewest(): bool {
+  if (!host.property(ID.at, ID.bytes) || host.size !== 8 || load<u64>(host.data) <= newest)
+    return false;
+  newest = load<u64>(host.data);
+  return true;
+}
+
 /** Makes a connection's facts the ones that `put` writes. */
 export function select(id: u64): void {
+  if (id > newest) newest = id;
   slot = SLOTS + ((id as usize) & (CONNECTIONS - 1)) * SLOT;
   if (id !== 0 && load<u64>(slot) === id) return;
   slot = LARGE;

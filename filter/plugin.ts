@@ -3,10 +3,12 @@
  * Envoy does when is in docs/filter.md.
  */
 import { proxy_set_tick_period_milliseconds } from "@solo-io/proxy-runtime/assembly/imports";
+import { DIGEST_BYTES } from "../record/fields";
 import * as buffer from "./buffer";
 import * as chain from "./chain";
 import { Config, parseConfig, problem } from "./config";
 import * as connection from "./connection";
+import * as connections from "./connections";
 import * as delivery from "./delivery";
 import * as facts from "./facts";
 import * as heir from "./heir";
@@ -20,10 +22,25 @@ import * as signer from "./signer";
 import * as streams from "./streams";
 import * as watch from "./watch";
 
-/** The root contexts of this VM that live, oldest first. The newest one sends. */
+/** A root context: a configuration of the plugin, with its digest, in use or draining. */
+class Root {
+  context: u32;
+  config: Config;
+  digest: usize = heap.alloc(DIGEST_BYTES);
+  constructor(context: u32, config: Config) {
+    this.context = context;
+    this.config = config;
+  }
+}
+
+/** Those of this VM that live, the one in force last: it sends. */
 const MAX_ROOTS: i32 = 64;
-const ROOTS: StaticArray<u32> = new StaticArray<u32>(MAX_ROOTS);
+const ROOTS: StaticArray<Root> = new StaticArray<Root>(MAX_ROOTS);
 let roots: i32 = 0;
+
+/** Changes to a root that was there before, since the newest came. What a change takes of the memory is never given back. */
+const MOST_RETURNS: i32 = 64;
+let returns: i32 = 0;
 
 let settings: Config = new Config();
 
@@ -58,8 +75,25 @@ export function proxy_on_configure(context: u32, bytes: u32): u32 {
       "configuration refused: requestStart, bodyDigests and idHeader need the module enforce.wasm",
     );
   }
-  sha256(host.data, bytes, chain.CONFIG_DIGEST);
+  const root = new Root(context, config);
+  sha256(host.data, bytes, root.digest);
+  if (proxy_set_tick_period_milliseconds(config.tickMs) !== host.OK) {
+    return refuse("the host gives no ticks: allow proxy_set_tick_period_milliseconds");
+  }
   metrics.define();
+  forget(context);
+  if (roots === MAX_ROOTS) forget(unchecked(ROOTS[0]).context);
+  unchecked((ROOTS[roots++] = root));
+  returns = 0;
+  enforce();
+  return 1;
+}
+
+/** Takes up the configuration of the last root. */
+function enforce(): void {
+  const root = unchecked(ROOTS[roots - 1]);
+  const config = root.config;
+  memory.copy(chain.CONFIG_DIGEST, root.digest, DIGEST_BYTES);
   buffer.resize(config.bufferBytes);
   metrics.bufferBytes.set(buffer.size() as i64);
   signer.configure(config.batchKey, config.signKeyId, config.signKey);
@@ -74,15 +108,31 @@ export function proxy_on_configure(context: u32, bytes: u32): u32 {
   outbox.configure(config);
   facts.prepare(config);
   watch.prepare(config);
-  if (proxy_set_tick_period_milliseconds(config.tickMs) !== host.OK) {
-    return refuse("the host gives no ticks: allow proxy_set_tick_period_milliseconds");
-  }
   settings = config;
-  forget(context);
-  if (roots === MAX_ROOTS) forget(unchecked(ROOTS[0]));
-  unchecked((ROOTS[roots++] = context));
-  outbox.useRoot(context);
-  return 1;
+  outbox.useRoot(root.context);
+}
+
+/**
+ * Envoy tells nobody when a configuration is put back while the root that had it still drains: it takes that root up again. A stream of
+ * it on a connection that is newer than all before does. `context` is a root.
+ */
+function noteRoot(context: u32): void {
+  if (roots < 2 || context === unchecked(ROOTS[roots - 1]).context) return;
+  if (returns === MOST_RETURNS || !connections.isNewest()) return;
+  for (let i = 0; i < roots; i++) {
+    const root = unchecked(ROOTS[i]);
+    if (root.context !== context) continue;
+    forget(context);
+    unchecked((ROOTS[roots++] = root));
+    returns++;
+    return enforce();
+  }
+}
+
+export function proxy_on_context_create(_context: u32, root: u32): void {
+  if (roots < 2) return;
+  host.begin();
+  noteRoot(root);
 }
 
 function refuse(why: string): u32 {
@@ -93,7 +143,7 @@ function refuse(why: string): u32 {
 /** Takes a root off the list. Returns false if it was not on it. */
 function forget(context: u32): bool {
   for (let i = 0; i < roots; i++) {
-    if (unchecked(ROOTS[i]) !== context) continue;
+    if (unchecked(ROOTS[i]).context !== context) continue;
     for (let j = i + 1; j < roots; j++) unchecked((ROOTS[j - 1] = ROOTS[j]));
     roots--;
     return true;
@@ -103,6 +153,8 @@ function forget(context: u32): bool {
 
 export function proxy_on_log(context: u32): void {
   host.begin();
+  // An access logger's context is its root.
+  noteRoot(context);
   if (settings.atListener && !connection.isRequest()) {
     const now = connection.record();
     if (now !== 0) outbox.poke(now);
@@ -115,7 +167,7 @@ export function proxy_on_log(context: u32): void {
 
 export function proxy_on_tick(context: u32): void {
   // An older root ticks on until its listener has drained.
-  if (roots === 0 || context !== unchecked(ROOTS[roots - 1])) return;
+  if (roots === 0 || context !== unchecked(ROOTS[roots - 1]).context) return;
   host.begin();
   const now = chain.time();
   chain.tick(now);
@@ -149,7 +201,7 @@ export function proxy_on_done(context: u32): u32 {
   host.begin();
   const now = chain.time();
   if (roots > 0) {
-    outbox.useRoot(unchecked(ROOTS[roots - 1]));
+    if (context === outbox.root) enforce();
     outbox.rootEnded(context, now);
     heir.rootEnded(context);
     return 1;

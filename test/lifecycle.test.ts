@@ -155,6 +155,63 @@ describe("updates", () => {
       .filter((entry) => bytesOf(entry, f.F_HINT) !== undefined);
     expect(hinted.length).toBeGreaterThan(0);
   }, 180_000);
+
+  test.each([600, 1])(
+    "a configuration that is put back while its successor drains for %d s is in force again",
+    async (drainSeconds) => {
+      const path = `/put-back-${drainSeconds}`;
+      const dir = testDir();
+      let write: ReturnType<typeof byFile> = () => undefined;
+      const listenerPort = await freePort();
+      const first = { cluster: "meshseal", tickMs: 100 };
+      const envoy = await testEnvoy(
+        {
+          ...base(),
+          drainSeconds,
+          change: (bootstrap) => {
+            write = byFile(bootstrap, dir, listenerPort);
+            write({ config: first });
+          },
+        },
+        dir,
+      );
+      await until("the listener is there", async () => (await envoy.portOf("edge")) > 0);
+      const updated = async (count: number): Promise<void> =>
+        until(
+          `update ${count}`,
+          async () => (await envoy.stat("listener_manager.listener_in_place_updated")) === count,
+        );
+      const sent = await fire(listenerPort, path, 20);
+      await settled(envoy);
+      write({ config: { cluster: "unknown", tickMs: 100 } });
+      await updated(1);
+      write({ config: first });
+      await updated(2);
+      if (drainSeconds === 1) {
+        await until(
+          "the drain has ended",
+          async () => (await envoy.stat("listener_manager.total_filter_chains_draining")) === 0,
+        );
+      }
+      sent.push(...(await fire(listenerPort, path, 20)));
+      await until(
+        "all requests are in the log",
+        async () => requestsTo(await published(), path).length === sent.length,
+      );
+      const entries = await published();
+      const chains = new Set(requestsTo(entries, path).map(chainOf));
+      const ours = entries.filter((entry) => chains.has(chainOf(entry)));
+      for (const chain of chains) {
+        const digests = ours
+          .filter((entry) => chainOf(entry) === chain)
+          .flatMap((entry) => bytesOf(entry, f.F_CONFIG_DIGEST) ?? [])
+          .map((digest) => Buffer.from(digest).toString("hex"));
+        expect(digests.at(-1)).toBe(digests[0]);
+      }
+      await envoy.stop();
+    },
+    180_000,
+  );
 });
 
 test("four workers make a chain each, and the main thread one", async () => {

@@ -22,6 +22,8 @@ export type EnvoyOptions = {
   readonly concurrency?: number;
   /** Variables of Envoy's own environment. */
   readonly env?: Readonly<Record<string, string>>;
+  /** How long listeners drain, 1 if absent. */
+  readonly drainSeconds?: number;
   /** Changes the bootstrap before it is written, its ports and files already in place. */
   readonly change?: (bootstrap: Bootstrap) => void;
 };
@@ -64,11 +66,15 @@ export async function startEnvoy(options: EnvoyOptions): Promise<Envoy> {
     "--admin-address-path",
     adminFile,
   ];
-  const child = spawn(binary, [...args, "--log-level", "warning", "--drain-time-s", "1"], {
-    cwd: ROOT,
-    env: { ...process.env, ...options.env },
-    stdio: ["ignore", "ignore", "pipe"],
-  });
+  const child = spawn(
+    binary,
+    [...args, "--log-level", "warning", "--drain-time-s", String(options.drainSeconds ?? 1)],
+    {
+      cwd: ROOT,
+      env: { ...process.env, ...options.env },
+      stdio: ["ignore", "ignore", "pipe"],
+    },
+  );
   const lines: string[] = [];
   child.stderr.setEncoding("utf8").on("data", (text: string) => lines.push(text));
   const ended = new Promise<void>((resolve) => child.once("close", () => resolve()));
