@@ -72,6 +72,6 @@ export function serveCommand(): Command {
     )
     .action(async (flags: Record<string, unknown>) => {
       const { serve } = await import("../main.ts");
-      process.exitCode = await serve(readSettings(flags, process.env));
+      await serve(readSettings(flags, process.env));
     });
 }

@@ -1,4 +1,4 @@
-/** A log in this process: intake, sequencer, publisher and file store wired as main.ts wires them, without HTTP and threads. */
+/** A log in this process: intake, sequencer, publisher and file store wired as exporter/serve wires them, without HTTP and threads. */
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ANONYMOUS } from "../../exporter/access/identity.ts";
