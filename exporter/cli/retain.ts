@@ -1,7 +1,8 @@
 /** `meshseal retain`: lets go of a log's oldest entries. docs/retention.md */
 import { Command } from "commander";
 import { MeshsealError } from "../errors.ts";
-import type { Retained, RetentionStatus } from "../retention/keeper.ts";
+import type { RetentionStatus } from "../retention/keeper.ts";
+import type { Retained } from "../retention/pruner.ts";
 import { RETENTION_PATH } from "../retention/routes.ts";
 import { askExporter } from "./ask.ts";
 

@@ -2,7 +2,8 @@
 import type { FastifyInstance, FastifyReply } from "fastify";
 import { retentionName } from "../audit/retention-texts.ts";
 import { MeshsealError } from "../errors.ts";
-import type { Keeper, Wish } from "./keeper.ts";
+import type { Keeper } from "./keeper.ts";
+import type { Wish } from "./pruner.ts";
 import type { Shelf } from "./shelf.ts";
 
 export const RETENTION_PATH = "/v1/retention";
