@@ -12,11 +12,11 @@ import { openCheckpoint } from "../../exporter/log/checkpoint.ts";
 import type { Verifier } from "../../exporter/log/note.ts";
 import { openReceipt, type Receipt } from "../../exporter/log/receipt.ts";
 import { BATCH_TYPE } from "../../record/wire.ts";
-import { compiledMain } from "../support/compiled.ts";
 import { checkLog } from "../support/log.ts";
+import { bundledMain } from "./bundle.ts";
 
 /** What node runs. No loader's system calls stand between its own. */
-export const MAIN: string = compiledMain();
+export const MAIN: string = bundledMain();
 
 /** What was given out: it must be true of the log for ever. */
 export type Shown = { readonly receipts: Receipt[]; readonly checkpoints: Buffer[] };
