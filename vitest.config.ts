@@ -9,7 +9,10 @@ export default defineConfig({
       { extends: true, test: { name: "main", include: ["test/*.test.ts"] } },
       { extends: true, test: { name: "interop", include: ["test/interop/*.test.ts"] } },
       { extends: true, test: { name: "cluster", include: ["test/cluster/*.test.ts"] } },
-      { extends: true, test: { name: "crash", include: ["test/crash/*.test.ts"] } },
+      {
+        extends: true,
+        test: { name: "crash", include: ["test/crash/*.test.ts"], maxConcurrency: 3 },
+      },
       { extends: true, test: { name: "stores", include: ["test/stores/*.test.ts"] } },
       { extends: true, test: { name: "mesh", include: ["test/mesh/*.test.ts"] } },
     ],

@@ -77,7 +77,7 @@ const OTHERS = {
     needs:
       "strace, and to be root: it traces processes and mounts a tmpfs (in a container --cap-add SYS_PTRACE,SYS_ADMIN)",
     shows:
-      "the exporter survives a failure or a kill at every system call (MESHSEAL_STRIDE=1 for all of them)",
+      "the exporter survives a failure or a kill at its system calls on data (MESHSEAL_STRIDE=1 for all of them: docs/durability.md)",
     isReady: () =>
       spawnSync(
         "strace",

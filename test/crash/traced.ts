@@ -18,33 +18,52 @@ import { bundledMain } from "./bundle.ts";
 /** What node runs. No loader's system calls stand between its own. */
 export const MAIN: string = bundledMain();
 
+/** A run that has not ended by itself after so long hangs, in milliseconds. One takes a second or two. */
+const HANGS_MS = 60_000;
+
+/** Long enough for the batches of one round to come under one checkpoint, as a rule: then each run makes the same calls. */
+const CHECKPOINT_MS = 100;
+
 /** What was given out: it must be true of the log for ever. */
 export type Shown = { readonly receipts: Receipt[]; readonly checkpoints: Buffer[] };
 
 export type Ended = { readonly code: number | null; readonly signal: string | null };
 
+export type Run = Ended & {
+  /** Everything was receipted and published, and it stopped when it was told to. */
+  readonly isWhole: boolean;
+  /** Its log, on standard error. */
+  readonly said: string;
+};
+
 const agent = new Agent({ connect: { timeout: 20_000 }, pipelining: 1 });
 
 /**
  * Starts an exporter on `dir`, sends each round's batches at once, waits for a checkpoint over them, and stops it. Ends early
- * where the exporter does. `strace` are arguments for it, or null for none.
+ * where the exporter does. `strace` are arguments for it, or null for none. Throws where it hangs.
  */
 export async function runExporter(
   dir: string,
   rounds: readonly (readonly Uint8Array[])[],
   shown: Shown,
   strace: readonly string[] | null,
-): Promise<Ended & { readonly isAllReceipted: boolean; readonly said: string }> {
+): Promise<Run> {
   const command = [process.execPath, MAIN, "serve", "--data", dir, "--listen", "127.0.0.1:0"];
-  command.push("--checkpoint-ms", "10", "--origin", "crash.test/log");
+  command.push("--checkpoint-ms", `${CHECKPOINT_MS}`, "--origin", "crash.test/log");
   const [program = "", ...args] =
     strace === null ? command : ["strace", "-f", ...strace, ...command];
   // One thread of libuv's: the calls of WAL writes have one order.
   const env = { ...process.env, UV_THREADPOOL_SIZE: "1" };
   const child = spawn(program, args, { stdio: ["ignore", "ignore", "pipe"], env });
-  const state = { isEnded: false };
+  const state = { isEnded: false, isHanging: false };
+  const limit = setTimeout(() => {
+    state.isHanging = true;
+    tell(dir, "SIGKILL");
+    child.kill("SIGKILL");
+  }, HANGS_MS);
   const ended = new Promise<Ended>((resolve) =>
     child.once("exit", (code, signal) => {
+      clearTimeout(limit);
       state.isEnded = true;
       resolve({ code, signal });
     }),
@@ -58,25 +77,37 @@ export async function runExporter(
     });
     void ended.then(() => resolve(""));
   });
-  let isAllReceipted = url !== "";
+  let isWhole = url !== "";
   if (url !== "") {
     const { verifier } = loadKey(dir, undefined);
-    const pid = Number(readFileSync(join(dir, "lock"), "utf8").split(" ")[0]);
     for (const round of rounds) {
       const receipts = await Promise.all(
         round.map((batch) => post(url, batch, verifier, () => state.isEnded)),
       );
       for (const receipt of receipts) if (receipt !== null) shown.receipts.push(receipt);
-      isAllReceipted &&= !receipts.includes(null);
+      isWhole &&= !receipts.includes(null);
       if (state.isEnded) break;
       await published(url, () => state.isEnded);
       keepCheckpoint(dir, shown);
     }
-    if (!state.isEnded) process.kill(pid, "SIGTERM");
+    if (!state.isEnded) tell(dir, "SIGTERM");
   }
   const end = await ended;
   keepCheckpoint(dir, shown);
-  return { ...end, isAllReceipted: isAllReceipted && end.code === 0, said: lines.join("\n") };
+  const said = lines.join("\n");
+  if (state.isHanging) throw new Error(`it hangs: ${said}`);
+  return { ...end, isWhole: isWhole && end.code === 0, said };
+}
+
+/** Signals the exporter on `dir`, which strace may stand before, unless it ended at this moment. */
+function tell(dir: string, signal: NodeJS.Signals): void {
+  try {
+    const pid = Number(readFileSync(join(dir, "lock"), "utf8").split(" ")[0]);
+    if (pid > 0) process.kill(pid, signal);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== "ENOENT" && code !== "ESRCH") throw error;
+  }
 }
 
 async function post(
