@@ -67,7 +67,8 @@ export class Config {
   cluster: string = "meshseal";
   authority: string = "meshseal";
   tickMs: u32 = 250;
-  batchBytes: u32 = 65_536;
+  /** 0: 128 KiB, or half a smaller buffer. */
+  batchBytes: u32 = 0;
   bufferBytes: u32 = 4 << 20;
   timeoutMs: u32 = 5000;
   heartbeatMs: u32 = 60_000;
@@ -212,6 +213,7 @@ function setStreams(config: Config, key: string): void {
 }
 
 function check(config: Config): void {
+  if (config.batchBytes === 0) config.batchBytes = min(131_072, config.bufferBytes / 2);
   if (config.bufferBytes < 2 * config.batchBytes) {
     const bytes = config.bufferBytes.toString();
     json.fail("bufferBytes: " + bytes + " is less than twice batchBytes");

@@ -269,6 +269,17 @@ describe("delivery", () => {
     expect(host.metric("chains")).toBe(2);
   });
 
+  test.each([
+    ["{}", 131_072],
+    ['{"bufferBytes":65536}', 32_768],
+  ])("with %s a batch goes out before the tick when %d bytes wait", async (config, most) => {
+    const host = await started(config);
+    while (host.calls.length === 0) host.request(stream("/a"));
+    const { body } = lastCall(host);
+    expect(body.length).toBeGreaterThan(most - 1000);
+    expect(body.length).toBeLessThan(most + 1000);
+  });
+
   test("a full buffer drops before chaining, counts, and chains the count when there is room", async () => {
     const host = await started('{"bufferBytes":65536,"batchBytes":16384}');
     host.callStatus = 2;
