@@ -2,9 +2,10 @@
  * Where the self-audit (scrub.ts) looks: a directory or a bucket. Besides the bytes it asks how each file looks from outside: is it there,
  * as long as it must be, written once, and as it was the last time.
  */
-import { lstat, readFile } from "node:fs/promises";
+import { type BigIntStats, lstatSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setTimeout as sleep, setImmediate as turn } from "node:timers/promises";
 import { crc32 } from "node:zlib";
 import { HASH_BYTES } from "../log/merkle.ts";
 import { MAX_NOTE_BYTES } from "../log/note.ts";
@@ -34,15 +35,15 @@ export type ScrubPlace = {
   readonly mayWait: boolean;
 };
 
-/** Files of a directory looked at in one turn. */
+/** Files of a directory looked at in one turn of the event loop. */
 const LOOKS = 32;
 const TILE_BYTES = TILE_WIDTH * HASH_BYTES;
 
 export function dirPlace(dir: string, source: Source): ScrubPlace {
   const seen = new Fingerprints();
-  async function lookAt(tile: Tile): Promise<Looked> {
-    const found = await lstat(join(dir, tilePath(tile)), { bigint: true }).catch(() => null);
-    if (found === null || !found.isFile()) return { tile, problem: "is missing", isTouched: false };
+  function lookAt(tile: Tile): Looked {
+    const found = statOf(join(dir, tilePath(tile)));
+    if (!found?.isFile()) return { tile, problem: "is missing", isTouched: false };
     if (tile.level !== "entries" && found.size !== BigInt(TILE_BYTES))
       return { tile, problem: "is of a wrong length", isTouched: false };
     const { ino, size, ctimeNs } = found;
@@ -53,20 +54,27 @@ export function dirPlace(dir: string, source: Source): ScrubPlace {
     source,
     checkpoint: () => readFile(join(dir, "checkpoint")).catch(() => null),
     look: async function* (size, isPruned) {
-      let turn: Tile[] = [];
+      let looks = 0;
       for (const tile of fullTiles(size)) {
-        if (!isPruned(tile)) turn.push(tile);
-        if (turn.length < LOOKS) continue;
-        yield* await Promise.all(turn.map(lookAt));
-        turn = [];
+        if (isPruned(tile)) continue;
+        if (++looks % LOOKS === 0) await turn();
+        yield lookAt(tile);
       }
-      yield* await Promise.all(turn.map(lookAt));
     },
     structureMs: 20_000,
     // About two percent of a core.
     rate: 8 * 1024 * 1024,
     mayWait: false,
   };
+}
+
+/** Blocks for 3 us; a promise, with the way to another thread and back, takes 12. */
+function statOf(path: string): BigIntStats | null {
+  try {
+    return lstatSync(path, { bigint: true, throwIfNoEntry: false }) ?? null;
+  } catch {
+    return null;
+  }
 }
 
 /** The log below `home` in a bucket. Each look lists its versions: a request for a thousand. */

@@ -16,6 +16,7 @@ import { HASH_BYTES, leafHash } from "../log/merkle.ts";
 import type { Verifier } from "../log/note.ts";
 import {
   hashesAtLevel,
+  isBundle,
   parseBundle,
   parseTilePath,
   TILE_WIDTH,
@@ -258,11 +259,12 @@ export class Scrub {
       return 0;
     }
     if (hashes === null) return bundle.length;
-    const entries = parseBundle(bundle, tile.width);
-    let cause: string | null = entries === null ? "is cut off or has bytes too many" : null;
+    const isWhole = isBundle(bundle, tile.width);
+    let cause: string | null = isWhole ? null : "is cut off or has bytes too many";
     // All at once, and only if they are not right one by one.
-    const isRight = entries !== null && hashBundle(bundle, tile.width).equals(hashes);
-    for (const [i, entry] of isRight ? [] : (entries ?? []).entries()) {
+    const isRight = isWhole && hashBundle(bundle, tile.width).equals(hashes);
+    const entries = isRight ? [] : (parseBundle(bundle, tile.width) ?? []);
+    for (const [i, entry] of entries.entries()) {
       const at = i * HASH_BYTES;
       if (
         cause === null &&

@@ -3,6 +3,7 @@ import { hashBundle } from "../log/hasher.ts";
 import { HASH_BYTES, rangeRoot } from "../log/merkle.ts";
 import {
   hashesAtLevel,
+  isBundle,
   MAX_ENTRY_BYTES,
   parseBundle,
   TILE_WIDTH,
@@ -144,5 +145,5 @@ export class Tiles {
 
 /** Returns the leaf hashes of a bundle's entries, or null unless there are exactly `width`. */
 function leavesOf(bundle: Buffer, width: number): Buffer | null {
-  return parseBundle(bundle, width) === null ? null : hashBundle(bundle, width);
+  return isBundle(bundle, width) ? hashBundle(bundle, width) : null;
 }

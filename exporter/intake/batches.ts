@@ -165,13 +165,13 @@ export function createBatches(
     metrics.batches.inc({ outcome: "receipted" });
     metrics.entries.inc({ outcome: "added" }, taken.added);
     if (taken.skipped > 0) metrics.entries.inc({ outcome: "skipped" }, taken.skipped);
-    response.setHeader(RECEIPT_HEADER, Buffer.from(taken.receipt).toString("base64"));
+    const receipt = Buffer.from(taken.receipt).toString("base64");
+    const headers = [RECEIPT_HEADER, receipt, "content-length", "0"];
     if (mac !== null) {
       const proof = macOfReceipt(mac.key, chain, taken.receipt);
-      response.setHeader(RECEIPT_MAC_HEADER, proof.toString("base64"));
+      headers.push(RECEIPT_MAC_HEADER, proof.toString("base64"));
     }
-    response.setHeader("content-length", "0");
-    response.writeHead(200).end();
+    response.writeHead(200, headers).end();
   };
 
   const recovered = (

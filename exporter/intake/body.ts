@@ -54,6 +54,9 @@ export function readBody(stream: Readable, announced: number, maxBytes: number):
       });
     });
     stream.on("error", fail);
-    stream.on("close", () => fail(new Error("the connection was closed in the middle")));
+    stream.on("close", () => {
+      // Of every request: an Error, with its stack, only for those that need one.
+      if (!isDone) fail(new Error("the connection was closed in the middle"));
+    });
   });
 }

@@ -10,8 +10,8 @@ import { DIGEST_BYTES } from "../../record/fields.ts";
 import { BATCH_CHAIN_AT, ENTRY_PREFIX_BYTES, MAX_BATCH_BYTES } from "../../record/wire.ts";
 import { END, growTo, instantiate, PLACE_BYTES, PREV_AT } from "../log/wasm.ts";
 
-/** Bytes of a place: more than a filter's usual batch (64 KiB). */
-const SLOT_BYTES = 128 * 1024;
+/** Bytes of a place: 128 KiB of entries, and what stands before them. */
+const SLOT_BYTES = 132 * 1024;
 const SLOTS = 64;
 /** The six fields of the envelope, at their shortest: no entry is shorter. */
 const MIN_ENTRY_BYTES = 76;

@@ -7,6 +7,7 @@
  */
 import { hashTree } from "./hasher.ts";
 import { sha256 } from "./merkle.ts";
+import { BUNDLE_PREFIX_BYTES } from "./wasm.ts";
 
 /** Hashes in a full tile, and entries in a full bundle. */
 export const TILE_WIDTH = 256;
@@ -86,17 +87,26 @@ export function tileRoot(tile: Uint8Array): Uint8Array {
 
 /** Returns the entries of a bundle, or null unless it holds exactly `width` of them and nothing after. */
 export function parseBundle(bundle: Uint8Array, width: number): Uint8Array[] | null {
+  if (!isBundle(bundle, width)) return null;
   const entries: Uint8Array[] = [];
-  let at = 0;
-  while (at < bundle.length) {
-    if (at + 2 > bundle.length) return null;
-    const length = ((bundle[at] ?? 0) << 8) | (bundle[at + 1] ?? 0);
-    at += 2;
-    if (at + length > bundle.length) return null;
-    entries.push(bundle.subarray(at, at + length));
-    at += length;
+  for (let at = 0; at < bundle.length; ) {
+    const end = endOfEntry(bundle, at);
+    entries.push(bundle.subarray(at + BUNDLE_PREFIX_BYTES, end));
+    at = end;
   }
-  return entries.length === width ? entries : null;
+  return entries;
+}
+
+/** Tells if `bundle` is exactly `width` entries, which parseBundle then returns. */
+export function isBundle(bundle: Uint8Array, width: number): boolean {
+  let at = 0;
+  let count = 0;
+  for (; at + BUNDLE_PREFIX_BYTES <= bundle.length; count++) at = endOfEntry(bundle, at);
+  return at === bundle.length && count === width;
+}
+
+function endOfEntry(bundle: Uint8Array, at: number): number {
+  return at + BUNDLE_PREFIX_BYTES + (((bundle[at] as number) << 8) | (bundle[at + 1] as number));
 }
 
 /** Returns a bundle of `entries`, each at most MAX_ENTRY_BYTES. */

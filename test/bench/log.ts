@@ -2,13 +2,14 @@
  * The log's speed beside Tessera's POSIX driver, in turn on the same machine and disk: entries a second that are receipted
  * only when durable, CPU an entry, waits at half that load, memory, and `verify` beside Tessera's fsck on the same log.
  *
- *     npm run bench:log [-- --json] [--rounds 3] [--chains 64] [--entries 2048000] [--per-batch 200] [--bytes 300]
+ *     npm run bench:log [-- --json] [--rounds 3] [--chains 64] [--entries 3072000] [--per-batch 432] [--bytes 300]
  *                       [--connections 64] [--cpus 0,1] [--no-peers] [--no-verify] [--dir DIR]
  *
- * CPU is that of the exporter's process, all threads, from the first batch until everything is in tiles and signed. Both are
- * warm when the clock starts, and measured for about as long: Tessera's program runs for three seconds before its eight, and
- * here some seconds' entries come before the ones that count (a shorter run measures V8's compiler). Directories are removed
- * at the end only: ext4 goes round inodes that were deleted within the last minutes, one by one, at each file it makes.
+ * A batch is as large as a filter's under load (its default `batchBytes`). CPU is that of the exporter's process, all threads, from
+ * the first batch until everything is in tiles and signed. Both are warm when the clock starts, and measured for about as long:
+ * Tessera's program runs for three seconds before its eight, and here as many seconds' entries come before the ones that count (a
+ * shorter run measures V8's compiler). Directories are removed at the end only: ext4 goes round inodes that were deleted within the
+ * last minutes, one by one, at each file it makes.
  */
 import { type ChildProcess, execFileSync, fork, spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -16,6 +17,7 @@ import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { request } from "undici";
+import { ENTRY_PREFIX_BYTES } from "../../record/wire.ts";
 import { type Exporter, startExporter } from "../support/exporter.ts";
 import { type Checks, check } from "./checks.ts";
 import { median, percentile, spreadOf } from "./figures.ts";
@@ -28,8 +30,8 @@ const { values: options } = parseArgs({
     json: { type: "boolean", default: false },
     rounds: { type: "string", default: "3" },
     chains: { type: "string", default: "64" },
-    entries: { type: "string", default: "2048000" },
-    "per-batch": { type: "string", default: "200" },
+    entries: { type: "string", default: "3072000" },
+    "per-batch": { type: "string" },
     bytes: { type: "string", default: "300" },
     connections: { type: "string", default: "64" },
     seconds: { type: "string", default: "8" },
@@ -39,10 +41,17 @@ const { values: options } = parseArgs({
     dir: { type: "string" },
   },
 });
+/** What a filter sends at once: its default `batchBytes`. */
+const FILTER_BATCH_BYTES = 131_072;
+/** About three seconds of it. */
+const WARM_ENTRIES = 1_536_000;
+const WARM_CHAINS = 64;
 const rounds = Number(options.rounds);
 const chains = Number(options.chains);
-const perBatch = Number(options["per-batch"]);
 const entryBytes = Number(options.bytes);
+const perBatch = Number(
+  options["per-batch"] ?? Math.floor(FILTER_BATCH_BYTES / (ENTRY_PREFIX_BYTES + entryBytes)),
+);
 const connections = Number(options.connections);
 const perChain = Math.max(1, Math.round(Number(options.entries) / chains / perBatch));
 /** More than this and batches are made while they are sent: the client then is no measure of speed. */
@@ -116,7 +125,8 @@ async function measure(load: Load): Promise<Round & { exporter: Exporter }> {
   const exporter = await startExporter({ dir });
   if (options.cpus !== undefined) pin(exporter.pid, options.cpus);
   const port = Number(exporter.address.split(":").at(-1));
-  const warm = { chains: 64, batches: 60, perBatch, entryBytes, isLazy: false };
+  const batchesEach = Math.ceil(WARM_ENTRIES / WARM_CHAINS / perBatch);
+  const warm = { chains: WARM_CHAINS, batches: batchesEach, perBatch, entryBytes, isLazy: false };
   await load.make(warm);
   const warmed = await load.send({ port, connections, rate: 0 });
   await load.make({ chains, batches: perChain, perBatch, entryBytes, isLazy });
