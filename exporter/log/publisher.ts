@@ -7,7 +7,8 @@
  * every entry until `sync` has said that its tiles do, and `restore` with `add` writes them anew. Nothing signed is
  * ever contradicted: `add` compares the root on its way through the size of the last checkpoint.
  *
- * Operations run one after the other. Knows no threads; publisher-thread.ts gives it one.
+ * Operations run one after the other. An `add` that failed leaves half a tree: none runs after it, whoever asked for it before.
+ * Knows no threads; publisher-thread.ts gives it one.
  */
 
 import { each } from "../each.ts";
@@ -40,6 +41,8 @@ export class Publisher {
   readonly #options: PublisherOptions;
   readonly #tree = new Tree();
   #last: Promise<unknown> = Promise.resolve();
+  /** What an `add` failed with. */
+  #failure: { readonly error: unknown } | null = null;
   #checkpoint: Checkpoint;
   /** From `restore` to `recovered`: what stands beyond the restored tree may be torn, and is written over. */
   #isRecovering = false;
@@ -65,7 +68,14 @@ export class Publisher {
 
   /** Appends a record of the WAL; entries the tree has are skipped. `leaves` are the leaf hashes of all entries in it. */
   add(record: Buffer, leaves: Buffer): Promise<void> {
-    return this.#then(() => this.#add(record, leaves));
+    return this.#then(async () => {
+      try {
+        await this.#add(record, leaves);
+      } catch (error) {
+        this.#failure = { error };
+        throw error;
+      }
+    });
   }
 
   /** Ends the recovery: all of the WAL was added. Rejects where it ends before the checkpoint. */
@@ -110,7 +120,10 @@ export class Publisher {
   }
 
   #then<T>(operation: () => Promise<T>): Promise<T> {
-    const run = this.#last.then(operation);
+    const run = this.#last.then(() => {
+      if (this.#failure !== null) throw this.#failure.error;
+      return operation();
+    });
     this.#last = run.catch(() => undefined);
     return run;
   }
