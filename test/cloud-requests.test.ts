@@ -13,7 +13,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { expect, onTestFinished, test } from "vitest";
-import { objectChecks } from "../exporter/doctor/bucket.ts";
+import { objectChecks, openTrial } from "../exporter/doctor/bucket.ts";
 import { newSigner } from "../exporter/log/note.ts";
 import type { ServiceBucket } from "../exporter/store/service.ts";
 import { openService, whereOf } from "../exporter/store/settings.ts";
@@ -188,7 +188,7 @@ test("Azure: a container without version-level immutability is found by what it 
   const refused = error(409, "AnyCode");
   const { url, asked } = await record([refused]);
   const where = whereOf("az://audit", { azureEndpoint: `${url}/devstoreaccount1` });
-  const [locked] = await objectChecks(where, "home/");
+  const [locked] = objectChecks(await openTrial(where), "home/");
   expect(await locked?.run()).toMatchObject({
     status: "bad",
     message: expect.stringMatching(/^refused \(409 AnyCode/),

@@ -1,6 +1,7 @@
 /** What doctor tries against a container of Azure Blob Storage, beyond what every bucket can (bucket.ts). */
 import { randomBytes } from "node:crypto";
 import type { BlobClient, ContainerClient } from "@azure/storage-blob";
+import { azureBucket } from "../store/azure.ts";
 import { asked, azureClient } from "../store/azure-client.ts";
 import type { Where } from "../store/settings.ts";
 import type { Check } from "./check.ts";
@@ -17,6 +18,7 @@ export async function azureTrial({ place, reach }: Where): Promise<Trial> {
   const client = await azureClient(reach.azureEndpoint);
   const container = client.getContainerClient(place.bucket);
   return {
+    bucket: azureBucket(container),
     attempts: attempts(container),
     whole: [
       ...wholeChecks(container, place.prefix),

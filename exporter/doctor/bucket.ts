@@ -10,7 +10,7 @@
 import { randomBytes } from "node:crypto";
 import type { Version, Written } from "../store/bucket.ts";
 import { type ServiceBucket, ServiceError, toSecond } from "../store/service.ts";
-import { homeOf, type ObjectStoreSettings, openService, type Where } from "../store/settings.ts";
+import { homeOf, type ObjectStoreSettings, type Where } from "../store/settings.ts";
 import { type Check, type Outcome, runChecks } from "./check.ts";
 import { type Attempt, answerOf, type Probe, type Trial } from "./trial.ts";
 
@@ -24,7 +24,8 @@ const CLOCKS_MS = 5 * 60_000;
 /** Files whose lock is asked for. */
 const MAX_LOOKED_AT = 100;
 
-async function openTrial(where: Where): Promise<Trial> {
+/** Opens a bucket once, for all checks of it. */
+export async function openTrial(where: Where): Promise<Trial> {
   switch (where.place.service) {
     case "s3":
       return await (await import("./s3.ts")).s3Trial(where);
@@ -36,9 +37,7 @@ async function openTrial(where: Where): Promise<Trial> {
 }
 
 /** Returns the checks of what is promised of single objects. The first one makes the probe the others need. */
-export async function objectChecks(where: Where, home: string): Promise<Check[]> {
-  const bucket = await openService(where);
-  const { attempts } = await openTrial(where);
+export function objectChecks({ bucket, attempts }: Trial, home: string): Check[] {
   const name = `${new Date().toISOString().slice(0, 10)}-${randomBytes(6).toString("hex")}`;
   const probe = { key: `${home}doctor/${name}`, version: "", until: new Date(0) };
   return [
@@ -106,11 +105,6 @@ export async function objectChecks(where: Where, home: string): Promise<Check[]>
   ];
 }
 
-/** Returns the checks of the bucket as a whole. */
-export async function wholeBucketChecks(where: Where): Promise<readonly Check[]> {
-  return (await openTrial(where)).whole;
-}
-
 /**
  * Returns what keeps a log from being immutable, in sentences; empty if nothing was found. Tries single objects only, and so
  * can run at every start.
@@ -120,7 +114,7 @@ export async function provesImmutable(
   home: string,
 ): Promise<string[]> {
   if (settings.lockMs === 0) return ["nothing is locked (--lock-days 0)"];
-  const results = await runChecks(await objectChecks(settings, home));
+  const results = await runChecks(objectChecks(await openTrial(settings), home));
   return results
     .filter(({ status }) => status !== "good")
     .map(({ name, message }) => `"${name}" does not hold: ${message}`);
@@ -133,16 +127,17 @@ export async function bucketChecks(
   lockDays?: number,
 ): Promise<Check[]> {
   const home = homeOf(where.place, origin);
-  const checks = [...(await objectChecks(where, home)), ...(await wholeBucketChecks(where))];
-  return lockDays === undefined ? checks : [...checks, lockedLongEnough(where, home, lockDays)];
+  const trial = await openTrial(where);
+  const checks = [...objectChecks(trial, home), ...trial.whole];
+  if (lockDays !== undefined) checks.push(lockedLongEnough(trial.bucket, home, lockDays));
+  return checks;
 }
 
 /** Whether the files of the log at `home` that are written once were locked for `days` when they were written. */
-export function lockedLongEnough(where: Where, home: string, days: number): Check {
+export function lockedLongEnough(bucket: ServiceBucket, home: string, days: number): Check {
   return {
     name: `the log's files are locked for ${days} days`,
     run: async () => {
-      const bucket = await openService(where);
       const files: Version[] = [];
       for (const prefix of ["log/tile/", "checkpoints/", "anchors/"]) {
         for await (const one of bucket.versions(`${home}${prefix}`)) {

@@ -1,5 +1,5 @@
 /** What doctor tries against a bucket of Google Cloud Storage, beyond what every bucket can (bucket.ts). */
-import { pathOf } from "../store/gcs.ts";
+import { gcsBucket, pathOf } from "../store/gcs.ts";
 import { type GcsApi, gcsApi } from "../store/gcs-api.ts";
 import type { Where } from "../store/settings.ts";
 import type { Check } from "./check.ts";
@@ -18,7 +18,7 @@ type GcsBucketState = {
 
 export async function gcsTrial({ place, reach }: Where): Promise<Trial> {
   const api = await gcsApi(place.bucket, reach.gcsEndpoint);
-  return { attempts: attempts(api), whole: wholeChecks(api) };
+  return { bucket: gcsBucket(api), attempts: attempts(api), whole: wholeChecks(api) };
 }
 
 function attempts(api: GcsApi): Attempt[] {

@@ -1,6 +1,6 @@
 /** What doctor tries against an S3 bucket with object lock, beyond what every bucket can (bucket.ts). */
 import { describe } from "../store/patience.ts";
-import { s3Client, s3Send } from "../store/s3.ts";
+import { s3Bucket, s3Client, s3Send } from "../store/s3.ts";
 import type { Where } from "../store/settings.ts";
 import type { Check } from "./check.ts";
 import { type Attempt, answerOf, type Probe, type Trial } from "./trial.ts";
@@ -10,8 +10,10 @@ type Send = import("@aws-sdk/client-s3").S3Client["send"];
 
 export async function s3Trial({ place, reach }: Where): Promise<Trial> {
   const sdk = await import("@aws-sdk/client-s3");
-  const send = s3Send(await s3Client(reach));
+  const client = await s3Client(reach);
+  const send = s3Send(client);
   return {
+    bucket: await s3Bucket(client, place.bucket),
     attempts: attempts(sdk, send, place.bucket),
     whole: wholeChecks(sdk, send, place.bucket),
   };

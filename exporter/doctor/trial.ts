@@ -1,5 +1,5 @@
 /** What can be tried against the objects of a service, and what it answered. */
-import { statusOf } from "../store/service.ts";
+import { type ServiceBucket, statusOf } from "../store/service.ts";
 import type { Check, Outcome } from "./check.ts";
 
 /** The object that everything is tried on. */
@@ -13,8 +13,13 @@ export type Attempt = {
   readonly run: (probe: Probe) => Promise<unknown>;
 };
 
-/** What doctor knows of a service beyond its bucket. */
-export type Trial = { readonly attempts: readonly Attempt[]; readonly whole: readonly Check[] };
+/** A bucket of a service, and what doctor knows of that service: all with one client. */
+export type Trial = {
+  readonly bucket: ServiceBucket;
+  readonly attempts: readonly Attempt[];
+  /** Checks of the bucket as a whole: they would do harm where an attempt succeeds, and undo it. */
+  readonly whole: readonly Check[];
+};
 
 /** Returns what a service answered to an attempt. Rejects where there was no answer: then nothing was tried. */
 export async function answerOf(attempt: () => Promise<unknown>): Promise<string> {

@@ -15,7 +15,7 @@ import {
   PutObjectRetentionCommand,
 } from "@aws-sdk/client-s3";
 import type { VerifyReport } from "../../exporter/audit/report.ts";
-import { wholeBucketChecks } from "../../exporter/doctor/bucket.ts";
+import { openTrial } from "../../exporter/doctor/bucket.ts";
 import { runChecks } from "../../exporter/doctor/check.ts";
 import { s3Error } from "../../exporter/store/s3.ts";
 import { statusOf } from "../../exporter/store/service.ts";
@@ -233,8 +233,8 @@ function namesOf({ findings }: VerifyReport): string {
 async function doctorNames({ server, bucket }: Outside, name: string): Promise<string> {
   const place = { service: "s3" as const, bucket, prefix: "" };
   const reach = { s3Endpoint: server.endpoint, s3PathStyle: true };
-  const checks = (await wholeBucketChecks({ place, reach })).filter((check) => check.name === name);
-  const [result] = await runChecks(checks);
+  const { whole } = await openTrial({ place, reach });
+  const [result] = await runChecks(whole.filter((check) => check.name === name));
   return result?.status === "good" ? "" : `doctor: ${result?.message}`;
 }
 

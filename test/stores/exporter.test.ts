@@ -16,6 +16,7 @@ import { openSource } from "../../exporter/audit/source.ts";
 import { verifyLog } from "../../exporter/audit/verify.ts";
 import { lockedLongEnough } from "../../exporter/doctor/bucket.ts";
 import { parseVkey } from "../../exporter/log/note.ts";
+import { openService } from "../../exporter/store/settings.ts";
 import { makeChain } from "../support/chains.ts";
 import { type Exporter, startExporter } from "../support/exporter.ts";
 import { type FaultProxy, startFaultProxy } from "../support/fault-proxy.ts";
@@ -119,8 +120,9 @@ test("a log in a bucket is locked, verified from there and through the exporter,
     place: { service: "s3" as const, bucket, prefix: "mesh/" },
     reach: { s3Endpoint: server.endpoint, s3PathStyle: true },
   };
+  const opened = await openService(where);
   const days = async (n: number): Promise<string> =>
-    (await lockedLongEnough(where, HOME, n).run()).status;
+    (await lockedLongEnough(opened, HOME, n).run()).status;
   expect([await days(1), await days(2)]).toEqual(["good", "bad"]);
   // Superseded partial tiles are gone: one row of the newest ones is left.
   const partial = (versions.Versions ?? []).filter(({ Key }) => Key?.includes(".p/"));

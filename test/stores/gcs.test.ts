@@ -115,7 +115,7 @@ test.concurrent("where locks hold it is called immutable, a policy can ask for t
   const results = await runChecks(await bucketChecks(where, "audit.example/shop", 5));
   expect(results.filter(({ status }) => status !== "good")).toEqual([]);
   expect(results.at(-1)?.name).toBe("the log's files are locked for 5 days");
-  const longer = await lockedLongEnough(where, HOME, 6).run();
+  const longer = await lockedLongEnough(await openService(where), HOME, 6).run();
   expect(longer).toMatchObject({ status: "bad" });
   const require_ = [{ anchor: "object-lock", maxAgeSeconds: 300 }];
   const text = JSON.stringify({ logs: [{ key: vkey }], require: require_ });

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { objectChecks, provesImmutable, wholeBucketChecks } from "../../exporter/doctor/bucket.ts";
+import { objectChecks, openTrial, provesImmutable } from "../../exporter/doctor/bucket.ts";
 import { runChecks } from "../../exporter/doctor/check.ts";
 import { each } from "../../exporter/each.ts";
 import type { Bucket } from "../../exporter/store/bucket.ts";
@@ -39,11 +39,8 @@ describe.each<ServerName>(["versitygw", "minio", "moto"])("%s", (name) => {
       place: { service: "s3" as const, bucket: bucketName, prefix: "" },
       reach: { s3Endpoint: server.endpoint, s3PathStyle: true },
     };
-    const checks = [
-      ...(await objectChecks(settings, "a/")),
-      ...(await wholeBucketChecks(settings)),
-    ];
-    const results = await runChecks(checks);
+    const trial = await openTrial(settings);
+    const results = await runChecks([...objectChecks(trial, "a/"), ...trial.whole]);
     const bad = results.filter(({ status }) => status !== "good").map((result) => result.name);
     const proof = await provesImmutable({ ...settings, lockMs: DAY_MS }, "b/");
     if (name === "moto") {
