@@ -134,29 +134,53 @@ describe("somebody has put other bytes where files will be, and locked them", ()
     },
   );
 
-  test("an older commit that was put back ends the start, and a planted checkpoint does not", async () => {
-    const bucket = memoryBucket();
-    const signedSize = (note: Buffer): number | null =>
-      openCheckpoint(note, parseVkey(signer.vkey) as Verifier)?.size ?? null;
-    const open = async (): Promise<Store> => {
-      await refuseRollback(bucket, "a/", signedSize);
-      const { claim: claimed } = await claim(bucket, "a/", "store", writers());
-      return openObjectStore({ ...OBJECT, bucket, claim: claimed, signedSize });
-    };
-    const store = await open();
-    await store.replace("checkpoint", checkpoint(5));
-    const old = await bucket.get("a/commit", 1e6);
-    await store.replace("checkpoint", checkpoint(9));
-    await bucket.create(`a/${keptCheckpointPath(99)}`, Buffer.from("not signed"), null);
-    await open();
-    const now = await bucket.get("a/commit", 1e6);
-    await bucket.swap("a/commit", old?.bytes ?? Buffer.of(), now?.etag ?? "");
-    await expect(open()).rejects.toThrow(/covers 9 entries, a\/commit only 5/);
-    // Also if the moving checkpoint went back with it: one is kept under its size.
-    const moving = await bucket.get("a/log/checkpoint", 1e6);
-    await bucket.swap("a/log/checkpoint", checkpoint(5), moving?.etag ?? "");
-    await expect(open()).rejects.toThrow(/checkpoints\/0+9 covers 9/);
-  });
+  test.for([
+    ["of a bucket with lists from a key on", true, 3],
+    ["of one with lists by prefix only", false, 2 + 19 * 9],
+  ] as const)(
+    "an older commit that was put back ends the start, and a planted checkpoint does not: %s",
+    async ([, hasAfter, expected]) => {
+      const bucket = memoryBucket();
+      const signedSize = (note: Buffer): number | null =>
+        openCheckpoint(note, parseVkey(signer.vkey) as Verifier)?.size ?? null;
+      let requests = 0;
+      const counted = {
+        get: (key: string, limit: number) => bucket.get(key, limit).finally(() => requests++),
+        versions: (prefix: string) => {
+          requests++;
+          return bucket.versions(prefix);
+        },
+        ...(hasAfter && {
+          keysAfter: (prefix: string, after: string) => {
+            requests++;
+            return bucket.keysAfter(prefix, after);
+          },
+        }),
+      };
+      const open = async (): Promise<Store> => {
+        await refuseRollback(counted, "a/", signedSize);
+        const { claim: claimed } = await claim(bucket, "a/", "store", writers());
+        return openObjectStore({ ...OBJECT, bucket, claim: claimed, signedSize });
+      };
+      const store = await open();
+      await store.replace("checkpoint", checkpoint(5));
+      const old = await bucket.get("a/commit", 1e6);
+      await store.replace("checkpoint", checkpoint(9));
+      requests = 0;
+      await open();
+      // Commit, moving checkpoint, and lists.
+      expect(requests).toBe(expected);
+      await bucket.create(`a/${keptCheckpointPath(99)}`, Buffer.from("not signed"), null);
+      await open();
+      const now = await bucket.get("a/commit", 1e6);
+      await bucket.swap("a/commit", old?.bytes ?? Buffer.of(), now?.etag ?? "");
+      await expect(open()).rejects.toThrow(/covers 9 entries, a\/commit only 5/);
+      // Also if the moving checkpoint went back with it: one is kept under its size.
+      const moving = await bucket.get("a/log/checkpoint", 1e6);
+      await bucket.swap("a/log/checkpoint", checkpoint(5), moving?.etag ?? "");
+      await expect(open()).rejects.toThrow(/checkpoints\/0+9 covers 9/);
+    },
+  );
 
   test("a quiet log is kept under its size when that is due", async () => {
     const bucket = memoryBucket();

@@ -41,6 +41,8 @@ export type Bucket = {
   readonly hold?: (key: string, version: string, isOn: boolean) => Promise<void>;
   /** Yields every version and delete marker whose key begins with `prefix`. */
   readonly versions: (prefix: string) => AsyncGenerator<Version>;
+  /** Yields the keys behind `after` that begin with `prefix` and have a live version. Absent where a list can only begin at its beginning. */
+  readonly keysAfter?: (prefix: string, after: string) => AsyncGenerator<string>;
 };
 
 export type Version = {

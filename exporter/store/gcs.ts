@@ -145,6 +145,11 @@ export function gcsBucket(api: GcsApi): ServiceBucket {
       await api({ method: "PATCH", path: pathOf(key), query: { generation }, json });
     },
     versions: (prefix) => asMarked(list(prefix)),
+    keysAfter: async function* (prefix, startOffset) {
+      const fields = "items(name),nextPageToken";
+      for await (const { items = [] } of pages({ prefix, startOffset, fields }))
+        for (const { name = "" } of items) if (name !== startOffset) yield name;
+    },
     removed,
     getVersion: async (key, version, limit) => {
       const found = await read(key, limit, version).catch(nullIfTooLarge);

@@ -4,10 +4,11 @@ import { type Bucket, TooLarge, type Version } from "./bucket.ts";
 
 type Held = { version: string; bytes: Buffer; retainUntil: Date | null; isDeleteMarker: boolean };
 
-export type MemoryBucket = Bucket & {
-  /** Every version of every key, oldest first. */
-  readonly all: ReadonlyMap<string, readonly Held[]>;
-};
+export type MemoryBucket = Required<Pick<Bucket, "keysAfter">> &
+  Bucket & {
+    /** Every version of every key, oldest first. */
+    readonly all: ReadonlyMap<string, readonly Held[]>;
+  };
 
 export function memoryBucket(): MemoryBucket {
   const all = new Map<string, Held[]>();
@@ -53,6 +54,10 @@ export function memoryBucket(): MemoryBucket {
         held.splice(at, 1);
         if (held.length === 0) all.delete(key);
       }
+    },
+    keysAfter: async function* (prefix, after) {
+      for (const key of all.keys())
+        if (key.startsWith(prefix) && key > after && newest(key) !== undefined) yield key;
     },
     versions: async function* (prefix) {
       for (const [key, held] of all) {

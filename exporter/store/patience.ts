@@ -52,21 +52,27 @@ export function patient(bucket: Bucket, { onAway, signal }: PatienceOptions): Bu
     }
   }
 
+  /** Gives nothing of a list that is not complete. */
+  async function* whole<T>(list: () => AsyncGenerator<T>): AsyncGenerator<T> {
+    yield* await retry(async () => {
+      const all: T[] = [];
+      for await (const one of list()) all.push(one);
+      return all;
+    });
+  }
+
+  const { hold, keysAfter } = bucket;
   return {
     get: (key, limit) => retry(() => bucket.get(key, limit)),
     create: (key, bytes, retainUntil) => retry(() => bucket.create(key, bytes, retainUntil)),
     swap: (key, bytes, etag, until) => retry(() => bucket.swap(key, bytes, etag, until)),
     // What is to be removed can stay: the caller goes on without.
     remove: (versions) => bucket.remove(versions),
-    ...(bucket.hold === undefined ? {} : { hold: bucket.hold }),
-    versions: async function* (prefix) {
-      const found = await retry(async () => {
-        const all = [];
-        for await (const version of bucket.versions(prefix)) all.push(version);
-        return all;
-      });
-      yield* found;
-    },
+    ...(hold === undefined ? {} : { hold }),
+    versions: (prefix) => whole(() => bucket.versions(prefix)),
+    ...(keysAfter === undefined
+      ? {}
+      : { keysAfter: (prefix, after) => whole(() => keysAfter(prefix, after)) }),
   };
 }
 

@@ -7,7 +7,7 @@ import { each } from "../each.ts";
 import { MeshsealError } from "../errors.ts";
 import { parseCheckpoint } from "../log/checkpoint.ts";
 import { MAX_NOTE_BYTES, parseNote } from "../log/note.ts";
-import { type Bucket, TooLarge } from "./bucket.ts";
+import { type Bucket, TooLarge, type Version } from "./bucket.ts";
 import { COMMIT_KEY } from "./claim.ts";
 import { MAX_COMMIT_BYTES, parseCommit } from "./commit.ts";
 import { keptCheckpointPath } from "./object.ts";
@@ -20,7 +20,7 @@ const AT_ONCE = 32;
  * who can write an object could stop the log. Throws MeshsealError with the way out.
  */
 export async function refuseRollback(
-  bucket: Pick<Bucket, "get" | "versions">,
+  bucket: Pick<Bucket, "get" | "versions" | "keysAfter">,
   home: string,
   signedSize: (note: Buffer) => number | null,
 ): Promise<void> {
@@ -28,11 +28,8 @@ export async function refuseRollback(
   const note = held === null ? null : parseNote(Buffer.from(parseCommit(held.bytes)?.note ?? ""));
   const size = (note === null ? null : parseCheckpoint(note.text))?.size ?? 0;
   const keys = [`${home}log/checkpoint`];
-  // What is kept can be a thousand days' worth: only keys of larger sizes are listed.
-  await each(largerThan(keptCheckpointPath(size)), AT_ONCE, async (prefix) => {
-    for await (const { key, isLatest, isDeleteMarker } of bucket.versions(`${home}${prefix}`)) {
-      if (isLatest && !isDeleteMarker) keys.push(key);
-    }
+  await each(larger(bucket, `${home}${keptCheckpointPath(size)}`), AT_ONCE, async (list) => {
+    for await (const key of list) keys.push(key);
   });
   await each(keys, AT_ONCE, async (key) => {
     const signed = await read(bucket, key).then((bytes) => bytes && signedSize(bytes));
@@ -52,13 +49,25 @@ async function read(bucket: Pick<Bucket, "get">, key: string): Promise<Buffer | 
   }
 }
 
-/** Returns prefixes of all paths of kept checkpoints that are larger than one, and of no other. */
-function largerThan(path: string): string[] {
-  const prefixes: string[] = [];
-  for (let at = "checkpoints/".length; at < path.length; at++) {
-    for (let digit = Number(path[at]) + 1; digit < 10; digit++) {
-      prefixes.push(`${path.slice(0, at)}${digit}`);
-    }
+/**
+ * Returns lists of the keys of all kept checkpoints that are larger than the one at `key`: a size always has as many digits, so their
+ * keys are behind it. What is kept can be a thousand days' worth: a list of all takes too long.
+ */
+function larger(
+  bucket: Pick<Bucket, "versions" | "keysAfter">,
+  key: string,
+): AsyncGenerator<string>[] {
+  const digits = key.lastIndexOf("/") + 1;
+  if (bucket.keysAfter !== undefined) return [bucket.keysAfter(key.slice(0, digits), key)];
+  const lists: AsyncGenerator<string>[] = [];
+  for (let at = digits; at < key.length; at++) {
+    for (let digit = Number(key[at]) + 1; digit < 10; digit++)
+      lists.push(live(bucket.versions(`${key.slice(0, at)}${digit}`)));
   }
-  return prefixes;
+  return lists;
+}
+
+async function* live(versions: AsyncIterable<Version>): AsyncGenerator<string> {
+  for await (const { key, isLatest, isDeleteMarker } of versions)
+    if (isLatest && !isDeleteMarker) yield key;
 }

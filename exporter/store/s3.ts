@@ -164,6 +164,17 @@ export async function s3Bucket(client: S3Client, name: string): Promise<ServiceB
       await send(new sdk.PutObjectLegalHoldCommand({ ...at, LegalHold }));
     },
     versions: (prefix) => listVersions(send, name, prefix),
+    keysAfter: async function* (prefix, after) {
+      let token: string | undefined;
+      do {
+        const at = { Bucket: name, Prefix: prefix, StartAfter: after, ContinuationToken: token };
+        const page = await send(new sdk.ListObjectsV2Command(at));
+        for (const { Key = "" } of page.Contents ?? []) yield Key;
+        token = page.NextContinuationToken;
+        if (page.IsTruncated === true && token === undefined)
+          throw new Error(`the list below ${prefix} has no next page, and is not complete`);
+      } while (token !== undefined);
+    },
     getVersion: async (key, version, limit) => {
       const found = await read(key, limit, version).catch(nullIfTooLarge);
       if (found === null) return null;

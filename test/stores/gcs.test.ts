@@ -7,6 +7,7 @@ import { bucketChecks, lockedLongEnough, provesImmutable } from "../../exporter/
 import { runChecks } from "../../exporter/doctor/check.ts";
 import { parseVkey, type Verifier } from "../../exporter/log/note.ts";
 import { openService, whereOf } from "../../exporter/store/settings.ts";
+import { listsBehindAKey } from "../support/bucket-promises.ts";
 import { makeChain } from "../support/chains.ts";
 import { ask, cloudRig, DAY_MS, doctored, HOME, holdsLogs, pruned } from "../support/cloud-rig.ts";
 import { startLocks } from "../support/gcs-locks.ts";
@@ -18,6 +19,7 @@ import { sendChain } from "../support/senders.ts";
 // delete, are no fields it has.
 const rig = cloudRig("fake-gcs-server");
 holdsLogs("fake-gcs-server", rig);
+listsBehindAKey(async () => openService(rig.where(await rig.server().newStore())));
 
 test("doctor says that what is locked there can be deleted", async () => {
   const named = await doctored(rig);

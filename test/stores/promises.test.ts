@@ -5,7 +5,7 @@ import { runChecks } from "../../exporter/doctor/check.ts";
 import { each } from "../../exporter/each.ts";
 import type { Bucket } from "../../exporter/store/bucket.ts";
 import { s3Bucket } from "../../exporter/store/s3.ts";
-import { holdsBucketPromises } from "../support/bucket-promises.ts";
+import { holdsBucketPromises, listsBehindAKey } from "../support/bucket-promises.ts";
 import { type S3Server, type ServerName, startS3 } from "../support/s3-server.ts";
 
 const DAY_MS = 86_400_000;
@@ -23,6 +23,7 @@ describe.each<ServerName>(["versitygw", "minio", "moto"])("%s", (name) => {
   afterAll(() => server.close());
 
   holdsBucketPromises(`s3 on ${name}`, () => bucket);
+  listsBehindAKey(() => bucket);
 
   test("a list of more than a page has every version once", async () => {
     // versitygw begins a page with what the one before ended with: verify took that for a second version.
@@ -32,6 +33,9 @@ describe.each<ServerName>(["versitygw", "minio", "moto"])("%s", (name) => {
     const listed: string[] = [];
     for await (const { key } of bucket.versions(home)) listed.push(key);
     expect(listed).toEqual(keys);
+    const behind: string[] = [];
+    for await (const key of bucket.keysAfter?.(home, keys[4] ?? "") ?? []) behind.push(key);
+    expect(behind).toEqual(keys.slice(5));
   });
 
   test("doctor says what the bucket really protects", async () => {

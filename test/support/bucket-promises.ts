@@ -44,3 +44,31 @@ export function holdsBucketPromises(name: string, opened: () => Bucket): void {
     }
   });
 }
+
+/** Of the services whose lists can begin behind a key. */
+export function listsBehindAKey(opened: () => Bucket | Promise<Bucket>): void {
+  test("a list behind a key has every key behind it, whether that one is there or not", async () => {
+    const bucket = await opened();
+    const home = `${randomBytes(6).toString("hex")}/`;
+    const keyOf = (n: number): string => `${home}${String(n).padStart(20, "0")}`;
+    // What begins with no digit is behind all that does.
+    const keys = [...[1, 9, 10, 99, 100].map(keyOf), `${home}other`];
+    for (const key of keys) await bucket.create(key, Buffer.from("1"), null);
+    const first = await bucket.get(keyOf(10), 100);
+    await bucket.swap(keyOf(10), Buffer.from("2"), first?.etag ?? "");
+    await bucket.create(`${home.slice(0, -1)}0`, Buffer.from("elsewhere"), null);
+    const behind = async (n: number): Promise<string[]> => {
+      const listed: string[] = [];
+      for await (const key of bucket.keysAfter?.(home, keyOf(n)) ?? []) listed.push(key);
+      return listed;
+    };
+    for (const [n, from] of [
+      [0, 0],
+      [9, 2],
+      [50, 3],
+      [100, 5],
+      [101, 5],
+    ] as const)
+      expect(await behind(n)).toEqual(keys.slice(from));
+  });
+}
