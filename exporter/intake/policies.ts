@@ -16,8 +16,11 @@ export const POLICY_PATH = "/v1/policies";
 export const POLICY_TYPE = "application/vnd.meshseal.policy";
 
 export type Policies = {
-  /** Keeps a text. Resolves, when it survives a loss of power, to its digest in hex and whether it is new. */
-  readonly put: (text: Buffer, name: string) => Promise<{ digest: string; isNew: boolean }>;
+  /**
+   * Keeps a text under its digest in hex. Resolves to whether it is new, when it survives a loss of power; to null where it has
+   * another digest: then nothing is kept.
+   */
+  readonly put: (digest: string, text: Buffer, name: string) => Promise<boolean | null>;
   /** Returns the text with this digest, or null. */
   readonly get: (digest: string) => Promise<Buffer | null>;
 };
@@ -29,16 +32,16 @@ export function openPolicies(
 ): Policies {
   const store: Store = fileStore(join(data, "policies"), join(data, "policies.drafts"));
   return {
-    put: async (text, name) => {
-      const digest = createHash("sha256").update(text).digest();
-      const path = digest.toString("hex");
-      const isNew = !(await store.get(path))?.equals(text);
-      if (isNew) await store.replace(path, text);
+    put: async (digest, text, name) => {
+      const value = createHash("sha256").update(text).digest();
+      if (value.toString("hex") !== digest) return null;
+      const isNew = !(await store.get(digest))?.equals(text);
+      if (isNew) await store.replace(digest, text);
       await note(KIND_CONFIG, [
-        { number: F_POLICY_DIGEST, value: digest },
+        { number: F_POLICY_DIGEST, value },
         { number: F_POLICY_NAME, value: Buffer.from(name).subarray(0, MAX_NAME) },
       ]);
-      return { digest: path, isNew };
+      return isNew;
     },
     get: (digest) => store.get(digest),
   };
@@ -57,11 +60,12 @@ export function policyRoutes(app: FastifyInstance, policies: Policies): void {
       const text = request.body;
       if (!Buffer.isBuffer(text) || text.length === 0)
         return reply.code(415).send({ code: "error", message: `the body must be ${POLICY_TYPE}` });
-      if (createHash("sha256").update(text).digest("hex") !== request.params.digest)
+      const { digest } = request.params;
+      const isNew = await policies.put(digest, text, String(request.query.name ?? ""));
+      if (isNew === null)
         return reply
           .code(400)
           .send({ code: "digest", message: "the body does not have the digest in the path" });
-      const { digest, isNew } = await policies.put(text, String(request.query.name ?? ""));
       return reply.code(isNew ? 201 : 200).send({ digest });
     },
   );

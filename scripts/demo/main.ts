@@ -249,6 +249,12 @@ Running until ctrl-C:
   cpSync(join(data, "log"), join(copy, "log"), { recursive: true });
   const flippedIndex = tamper(copy, report.treeSize);
   const { report: after } = verify(copy);
+  const namedIndex = after.verdict === "tampered" ? (after.findings[0]?.index ?? -1) : -1;
+  return { ...summaryOf(report, sent, envoyCounted), tamper: { flippedIndex, namedIndex } };
+}
+
+/** What is the same of a log in a directory and in a bucket. */
+function summaryOf(report: VerifyReport, sent: number, envoyCounted: number): Summary {
   return {
     sent,
     envoyCounted,
@@ -258,10 +264,6 @@ Running until ctrl-C:
     treeSize: report.treeSize,
     root: report.root,
     verified: report.verdict === "verified",
-    tamper: {
-      flippedIndex,
-      namedIndex: after.verdict === "tampered" ? (after.findings[0]?.index ?? -1) : -1,
-    },
     exporterKills: flags.killExporter,
     dir: data,
   };
@@ -300,14 +302,7 @@ async function inBucket(run: {
   await outside.stop();
   stops.length = 0;
   return {
-    sent,
-    envoyCounted,
-    requestEntries: report.entries["request"] ?? 0,
-    gaps: report.gaps.count,
-    chains: report.chains,
-    treeSize: report.treeSize,
-    root: report.root,
-    verified: report.verdict === "verified",
+    ...summaryOf(report, sent, envoyCounted),
     bucket: {
       server: outside.server.name,
       witness: outside.witness,
@@ -323,8 +318,6 @@ async function inBucket(run: {
       },
       verify: outside.command,
     },
-    exporterKills: flags.killExporter,
-    dir: data,
   };
 }
 
