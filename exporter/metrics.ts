@@ -25,6 +25,17 @@ export type Gauges = {
   > | null;
 };
 
+function addGauge(registry: Registry, name: string, help: string, read: () => number): void {
+  new Gauge({
+    name,
+    help,
+    registers: [registry],
+    collect() {
+      this.set(read());
+    },
+  });
+}
+
 /** How the self-audit stands, as `meshseal_scrub_*`. */
 export function addScrubGauges(registry: Registry, read: () => ScrubStatus): void {
   const gauges: [string, string, (status: ScrubStatus) => number][] = [
@@ -38,14 +49,7 @@ export function addScrubGauges(registry: Registry, read: () => ScrubStatus): voi
     ],
   ];
   for (const [name, help, of] of gauges) {
-    new Gauge({
-      name: `meshseal_scrub_${name}`,
-      help,
-      registers: [registry],
-      collect() {
-        this.set(of(read()));
-      },
-    });
+    addGauge(registry, `meshseal_scrub_${name}`, help, () => of(read()));
   }
 }
 
@@ -56,14 +60,7 @@ export function addMirrorGauges(registry: Registry, read: () => MirrorStatus): v
     ["lag_entries", "Entries that the mirror does not have.", ({ lagEntries }) => lagEntries],
   ];
   for (const [name, help, of] of gauges) {
-    new Gauge({
-      name: `meshseal_mirror_${name}`,
-      help,
-      registers: [registry],
-      collect() {
-        this.set(of(read()));
-      },
-    });
+    addGauge(registry, `meshseal_mirror_${name}`, help, () => of(read()));
   }
 }
 
@@ -71,16 +68,8 @@ export function createMetrics(gauges: Gauges): Metrics {
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
-  const gauge = (name: string, help: string, read: () => number): void => {
-    new Gauge({
-      name,
-      help,
-      registers,
-      collect() {
-        this.set(read());
-      },
-    });
-  };
+  const gauge = (name: string, help: string, read: () => number): void =>
+    addGauge(registry, name, help, read);
   gauge("meshseal_tree_size", "Leaves below the newest checkpoint.", gauges.treeSize);
   gauge(
     "meshseal_unpublished_entries",

@@ -1,5 +1,6 @@
 /** What all adapters need of HTTP: answers with a limit. */
 import type { Dispatcher } from "undici";
+import { readLimited } from "../limited.ts";
 import { AnchorError } from "./anchor.ts";
 
 /** Resolves to the whole body. Rejects with AnchorError where it is longer than `limit` bytes. */
@@ -7,12 +8,7 @@ export async function readBody(
   body: Dispatcher.ResponseData["body"],
   limit: number,
 ): Promise<Buffer> {
-  const parts: Buffer[] = [];
-  let bytes = 0;
-  for await (const part of body) {
-    bytes += part.length;
-    if (bytes > limit) throw new AnchorError(`the answer has more than ${limit} bytes`);
-    parts.push(part);
-  }
-  return Buffer.concat(parts);
+  const bytes = await readLimited(body, limit);
+  if (bytes === null) throw new AnchorError(`the answer has more than ${limit} bytes`);
+  return bytes;
 }

@@ -3,6 +3,7 @@ import { lstat, open, readdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { isDay, MAX_FILES, type ProofName, parseProofName, pathOf } from "../anchor/proofs.ts";
 import { codeOf } from "../errors.ts";
+import { readLimited } from "../limited.ts";
 import { MAX_NOTE_BYTES } from "../log/note.ts";
 import { type BucketView, oldestFirst } from "./bucket-source.ts";
 import { Unreachable } from "./unreachable.ts";
@@ -86,14 +87,7 @@ function overHttp(base: string): ProofSource {
       await answer.body.dump();
       return null;
     }
-    const parts: Buffer[] = [];
-    let bytes = 0;
-    for await (const part of answer.body) {
-      bytes += part.length;
-      if (bytes > limit) return null;
-      parts.push(part);
-    }
-    return Buffer.concat(parts);
+    return await readLimited(answer.body, limit);
   };
   const names = async (path: string): Promise<string[]> => {
     const bytes = await read(path === "" ? "" : `${path}/`, MAX_LIST_BYTES);

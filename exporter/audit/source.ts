@@ -3,6 +3,7 @@ import { closeSync, constants, fstatSync, openSync, readFileSync, readSync } fro
 import { lstat, readdir } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { codeOf } from "../errors.ts";
+import { readLimited } from "../limited.ts";
 import { STORE_URL, type StoreFlags } from "../store/settings.ts";
 import type { BucketView } from "./bucket-source.ts";
 import { parseNames, type RetentionTexts, retentionName } from "./retention-texts.ts";
@@ -141,14 +142,7 @@ function urlSource(base: string): Source {
           if (answer.statusCode === 404) return null;
           throw new Unreachable(`${url} answered ${answer.statusCode}`);
         }
-        const parts: Buffer[] = [];
-        let bytes = 0;
-        for await (const part of answer.body) {
-          bytes += part.length;
-          if (bytes > limit) return null;
-          parts.push(part);
-        }
-        return Buffer.concat(parts);
+        return await readLimited(answer.body, limit);
       } catch (error) {
         if (error instanceof Unreachable) throw error;
         throw new Unreachable(`${url}: ${error instanceof Error ? error.message : error}`);

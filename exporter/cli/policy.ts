@@ -15,6 +15,7 @@ import { eachEntry, entryAt, findIndex, openTiles } from "../audit/entries.ts";
 import { openSource } from "../audit/source.ts";
 import { MeshsealError } from "../errors.ts";
 import { MAX_POLICY_BYTES, POLICY_PATH, POLICY_TYPE } from "../intake/policies.ts";
+import { readLimited } from "../limited.ts";
 import type { StoreFlags } from "../store/settings.ts";
 import { withStoreFlags } from "./store-flags.ts";
 
@@ -96,14 +97,9 @@ export async function call(
   }).catch((error: unknown) => {
     throw new MeshsealError(`${url}: ${error instanceof Error ? error.message : error}`);
   });
-  const parts: Buffer[] = [];
-  let bytes = 0;
-  for await (const part of answer.body) {
-    bytes += part.length;
-    if (bytes > MAX_POLICY_BYTES) throw new MeshsealError(`${url} answered with too many bytes.`);
-    parts.push(part);
-  }
-  return { status: answer.statusCode, body: Buffer.concat(parts) };
+  const bytes = await readLimited(answer.body, MAX_POLICY_BYTES);
+  if (bytes === null) throw new MeshsealError(`${url} answered with too many bytes.`);
+  return { status: answer.statusCode, body: bytes };
 }
 
 /** The last `open` or `config` of the entry's chain, not after it, of the same configuration. */

@@ -4,6 +4,7 @@
  */
 import { randomBytes } from "node:crypto";
 import type { Dispatcher } from "undici";
+import { readLimited } from "../limited.ts";
 import { TooLarge } from "./bucket.ts";
 import { ServiceError } from "./service.ts";
 
@@ -142,16 +143,11 @@ async function read(
   limit: number,
 ): Promise<Buffer> {
   const generation = String(headers["x-goog-generation"] ?? "");
-  const parts: Buffer[] = [];
-  let bytes = 0;
   if (Number(headers["content-length"] ?? 0) > limit) {
     body.destroy();
     throw new TooLarge(`${path} has ${headers["content-length"]} bytes`, generation);
   }
-  for await (const part of body) {
-    bytes += part.length;
-    if (bytes > limit) throw new TooLarge(`${path} has more than ${limit} bytes`, generation);
-    parts.push(part);
-  }
-  return Buffer.concat(parts);
+  const bytes = await readLimited(body, limit);
+  if (bytes === null) throw new TooLarge(`${path} has more than ${limit} bytes`, generation);
+  return bytes;
 }
