@@ -13,6 +13,7 @@ import {
 } from "../record/wire";
 import * as buffer from "./buffer";
 import * as chain from "./chain";
+import * as link from "./link";
 import { sha256 } from "./sha256";
 import * as signer from "./signer";
 
@@ -41,7 +42,7 @@ export function frame(most: usize): void {
   const macBytes = signer.batchKey === null ? 0 : BATCH_MAC_BYTES;
   from = buffer.start - BATCH_HEADER_BYTES - chain.receiptBytes - macBytes;
   store<u32>(from, BATCH_MAGIC);
-  memory.copy(from + BATCH_CHAIN_AT, chain.ID, CHAIN_BYTES);
+  memory.copy(from + BATCH_CHAIN_AT, link.ID, CHAIN_BYTES);
   store<u64>(from + BATCH_FIRST_SEQ_AT, bswap<u64>(chain.firstSeq));
   store<u32>(from + BATCH_COUNT_AT, bswap<u32>(count));
   store<u16>(from + BATCH_RECEIPT_BYTES_AT, bswap<u16>(chain.receiptBytes as u16));
@@ -49,7 +50,7 @@ export function frame(most: usize): void {
   memory.copy(from + BATCH_HEADER_BYTES, chain.RECEIPT, chain.receiptBytes);
   if (macBytes === 0) return;
   sha256(last + ENTRY_PREFIX_BYTES - 1, (entryBytes(last) as u32) + 1, LAST);
-  signer.macBatch(chain.ID, chain.firstSeq, count, LAST, MAC);
+  signer.macBatch(link.ID, chain.firstSeq, count, LAST, MAC);
   memory.copy(buffer.start - macBytes, MAC, macBytes);
 }
 

@@ -1,4 +1,4 @@
-/** The chain of this VM: its id, its head, and the entries that are not requests. FORMAT.md section 4. */
+/** The chain of this VM: how it opens and goes on, what it says of itself, and what of it waits for a receipt. FORMAT.md section 4. */
 import {
   CHAIN_BYTES,
   DIGEST_BYTES,
@@ -7,20 +7,13 @@ import {
   F_ABANDONED_COUNT,
   F_ABANDONED_HEAD,
   F_ABANDONED_SEQ,
-  F_CHAIN,
-  F_CONFIG,
   F_CONFIG_DIGEST,
   F_DELIVERY,
   F_FORMAT,
-  F_GAP_CAUSE,
-  F_GAP_COUNT,
-  F_GAP_FROM,
-  F_GAP_TO,
   F_HEARTBEAT_MS,
   F_HINT,
   F_HINT_SEQ,
   F_KEY_ID,
-  F_KIND,
   F_MODULE_DIGEST,
   F_NAMESPACE,
   F_NODE_CLUSTER,
@@ -28,65 +21,50 @@ import {
   F_PLUGIN,
   F_POD,
   F_POLICY_DIGEST,
-  F_PREV,
   F_PRODUCER,
   F_RECEIPT,
-  F_SALT,
-  F_SEQ,
   F_SIGN_KEY,
   F_SIGNATURE,
-  F_STREAMS,
-  F_STREAMS_MISSED,
-  F_STREAMS_REFUSED,
-  F_STREAMS_WRITTEN,
-  F_TIME,
   F_WORKLOAD,
   FORMAT_VERSION,
   GAP_BEST_EFFORT,
-  GAP_BUFFER_FULL,
   GAP_HOST_FAILED,
   KIND_CLOSE,
   KIND_CONFIG,
-  KIND_GAP,
   KIND_HEARTBEAT,
   KIND_OPEN,
-  KIND_REQUEST,
   KIND_SIGNATURE,
   MAX_NAME,
   MAX_RECEIPT,
   MAX_SIGNATURE,
-  SALT_BYTES,
 } from "../record/fields";
 import { ENTRY_PREFIX_BYTES } from "../record/wire";
 import * as buffer from "./buffer";
 import { Config } from "./config";
 import * as delivery from "./delivery";
-import { beginEntry, ENVELOPE_BYTES, endEntry, FIELD_BYTES, putBytes, putUint } from "./entry";
+import { FIELD_BYTES, putBytes, putUint } from "./entry";
+import * as fates from "./fates";
 import { hexValue, Key } from "./hmac";
 import * as host from "./host";
 import { Text } from "./host";
+import * as link from "./link";
 import * as metrics from "./metrics";
 import * as register from "./register";
-import { sha256 } from "./sha256";
 import * as signer from "./signer";
 
-export const ID: usize = memory.data(16, 16);
-export const HEAD: usize = memory.data(32, 16);
 /** Digest of the newest entry that a receipt covers. */
 export const RECEIPTED_HEAD: usize = memory.data(32, 16);
 export const CONFIG_DIGEST: usize = memory.data(32, 16);
 const MODULE_DIGEST: usize = memory.data(32, 16);
 
 export let isOpen: bool = false;
-/** Next seq, and the seq of the first entry in the buffer. */
-export let nextSeq: u64 = 0;
+/** The seq of the first entry in the buffer. */
 export let firstSeq: u64 = 0;
 
 /** The newest receipt for this chain, as a signed note. */
 export const RECEIPT: usize = memory.data(4096, 16);
 export let receiptBytes: u32 = 0;
 
-let configNumber: u32 = 0;
 /** The chain is open, and does not say yet what configuration the next entry is made under. */
 let isConfigDue: bool = false;
 const POLICY_DIGESTS: usize = memory.data(16 * 32, 16);
@@ -94,23 +72,8 @@ let settings: Config = new Config();
 let lastTime: u64 = 0;
 let lastHeartbeat: u64 = 0;
 
-/** Requests that were seen and not written, waiting to be chained as a gap: all, and by cause. */
-export let gapCount: u64 = 0;
-const CAUSES: i32 = 4;
-const GAP_COUNT: StaticArray<u64> = new StaticArray<u64>(CAUSES);
-const GAP_FROM: StaticArray<u64> = new StaticArray<u64>(CAUSES);
-const GAP_TO: StaticArray<u64> = new StaticArray<u64>(CAUSES);
-/** Why the last entry that was tried could not be begun. */
-let cause: i32 = GAP_BUFFER_FULL as i32;
-
-// Requests whose end was seen, by what became of them.
-let streamsWritten: u64 = 0;
-let streamsMissed: u64 = 0;
-let streamsRefused: u64 = 0;
-
-/** Entries since the last signature. */
-let unsigned: u64 = 0;
-let lastKind: u32 = 0;
+/** The seq from which on nothing is signed. */
+let unsignedSeq: u64 = 0;
 
 // What the next `open` says of the chain before it.
 const OLD_ID: usize = memory.data(16, 16);
@@ -118,13 +81,6 @@ const OLD_HEAD: usize = memory.data(32, 16);
 let oldCause: u32 = 0;
 let oldSeq: u64 = 0;
 let oldCount: u64 = 0;
-
-/** One entry in as many has its hashing timed: reading the clock twice costs a sixth of what it measures. */
-const TIMED: u64 = 256;
-
-const SALTS: usize = memory.data(4096, 16);
-const SALTS_BYTES: usize = 4096;
-let saltAt: usize = 4096;
 
 const NODE_ID = new Text("xds\0node\0id");
 const NODE_CLUSTER = new Text("xds\0node\0cluster");
@@ -136,14 +92,12 @@ const PRODUCER = new Text("meshseal-filter/0.1.0");
 
 const MAX_UINT: u64 = 0x1f_ffff_ffff_ffff;
 const OPEN_BYTES: usize = 16_000;
-const GAP_BYTES: usize = (ENVELOPE_BYTES + 4 * FIELD_BYTES) as usize;
 const CONFIG_BYTES: usize = (17 * (FIELD_BYTES + DIGEST_BYTES)) as usize;
-const COUNTS_BYTES: usize = (4 * FIELD_BYTES) as usize;
 
 /** Takes up a configuration; its digest is in CONFIG_DIGEST already. */
 export function configure(config: Config): void {
   settings = config;
-  configNumber++;
+  link.countConfig();
   isConfigDue = isOpen;
   if (config.moduleDigest !== "") readDigest(config.moduleDigest, MODULE_DIGEST);
   for (let i = 0; i < config.policyDigests.length; i++)
@@ -165,110 +119,27 @@ export function time(): u64 {
   return lastTime;
 }
 
-/**
- * Begins an entry of at most `bytes` behind its envelope, if there is room. On true the caller writes its
- * fields and calls `finish`.
- */
-function begin(kind: u32, bytes: usize, now: u64, isRequest: bool): bool {
-  const room = (ENTRY_PREFIX_BYTES as usize) + ENVELOPE_BYTES + bytes;
-  cause = GAP_BUFFER_FULL as i32;
-  if (!buffer.hasRoom(room, isRequest)) return false;
-  if (saltAt >= SALTS_BYTES) {
-    cause = GAP_HOST_FAILED as i32;
-    if (!host.random(SALTS, SALTS_BYTES)) return false;
-    saltAt = 0;
-  }
-  lastKind = kind;
-  beginEntry(buffer.end + ENTRY_PREFIX_BYTES);
-  putUint(F_KIND, kind);
-  putBytes(F_CHAIN, ID, CHAIN_BYTES, CHAIN_BYTES);
-  putUint(F_SEQ, nextSeq);
-  putBytes(F_PREV, HEAD, DIGEST_BYTES, DIGEST_BYTES);
-  putUint(F_TIME, now);
-  putBytes(F_SALT, SALTS + saltAt, SALT_BYTES, SALT_BYTES);
-  saltAt += SALT_BYTES;
-  putUint(F_CONFIG, configNumber);
-  return true;
-}
-
-/** Ends the entry that was begun: it is chained. */
-export function finish(): void {
-  const from = buffer.end + ENTRY_PREFIX_BYTES;
-  const to = endEntry();
-  const bytes = (to - from) as u32;
-  store<u8>(buffer.end, (bytes >> 8) as u8);
-  store<u8>(buffer.end + 1, bytes as u8);
-  store<u8>(buffer.end + 2, 0);
-  if ((nextSeq & (TIMED - 1)) !== 0) sha256(from - 1, bytes + 1, HEAD);
-  else hashTimed(from - 1, bytes + 1);
-  metrics.bufferedBytes.add((to - buffer.end) as i64);
-  metrics.bytes.add(bytes as i64);
-  metrics.entries.add(1);
-  // At once where all was receipted, so that the stats never say that nothing waits while something does.
-  if (buffer.heldBytes() === 0) {
-    metrics.entries.flush();
-    metrics.bufferedBytes.flush();
-  }
-  buffer.keep(to);
-  nextSeq++;
-  unsigned++;
-  if (lastKind === KIND_REQUEST) streamsWritten++;
-}
-
-function hashTimed(from: usize, bytes: u32): void {
-  const began = host.nanoseconds();
-  sha256(from, bytes, HEAD);
-  const ended = host.nanoseconds();
-  if (ended > began) metrics.hashNs.record(ended - began);
-}
-
 /** Begins the entry of a request, after opening the chain and chaining a gap where needed. False: it cannot be written. */
 export function beginRequest(kind: u32, bytes: usize, now: u64): bool {
   if (!ensureOpen(now)) return false;
-  if (delivery.givesWay()) {
-    cause = GAP_BEST_EFFORT as i32;
-    return false;
-  }
-  if (gapCount > 0) {
+  if (delivery.givesWay()) return link.fail(GAP_BEST_EFFORT);
+  if (fates.gapCount > 0) {
     // Only together with the request that shows that there is room again: a gap for each request would fill the buffer.
-    const room = (ENTRY_PREFIX_BYTES as usize) + ENVELOPE_BYTES + bytes + 3 * GAP_BYTES;
-    cause = GAP_BUFFER_FULL as i32;
-    if (!buffer.hasRoom(room, true) || !writeGaps(now)) return false;
+    if (!link.hasRoom(bytes + fates.GAPS_BYTES, true) || !fates.writeGaps(now)) return false;
   }
-  return begin(kind, bytes, now, true);
-}
-
-/** Counts a request that could not be written, for the reason that beginRequest met. */
-export function miss(now: u64): void {
-  if (unchecked(GAP_COUNT[cause]) === 0) unchecked((GAP_FROM[cause] = now));
-  unchecked((GAP_TO[cause] = now));
-  unchecked(GAP_COUNT[cause]++);
-  gapCount++;
-  streamsMissed++;
-  metrics.gapRequests.add(1);
-  if (cause === (GAP_BUFFER_FULL as i32)) metrics.gapBufferFull.add(1);
-  else if (cause === (GAP_HOST_FAILED as i32)) metrics.gapHostFailed.add(1);
-  else metrics.gapBestEffort.add(1);
-}
-
-/** Counts a request that `enforced` delivery refused. Its entry is made like any other's. */
-export function refused(): void {
-  streamsRefused++;
-  metrics.enforcedRefusals.add(1);
+  return link.begin(kind, bytes, now, true);
 }
 
 /** Opens the chain if it is not. False where there is no room or no randomness. */
 export function ensureOpen(now: u64): bool {
   if (isOpen) return !isConfigDue || writeConfig(now);
-  cause = GAP_HOST_FAILED as i32;
-  if (buffer.start === 0 || !host.random(ID, CHAIN_BYTES)) return false;
+  if (buffer.start === 0) return link.fail(GAP_HOST_FAILED);
+  if (!link.restart()) return false;
   register.read();
-  memory.fill(HEAD, 0, DIGEST_BYTES);
   memory.fill(RECEIPTED_HEAD, 0, DIGEST_BYTES);
-  nextSeq = 0;
   firstSeq = 0;
   receiptBytes = 0;
-  if (!begin(KIND_OPEN, OPEN_BYTES, now, false)) return false;
+  if (!link.begin(KIND_OPEN, OPEN_BYTES, now)) return false;
   putPolicies();
   putUint(F_FORMAT, FORMAT_VERSION);
   putProperty(F_NODE_ID, NODE_ID);
@@ -300,8 +171,8 @@ export function ensureOpen(now: u64): bool {
     putUint(F_HINT_SEQ, min(register.nextSeqAt(i), MAX_UINT));
   putUint(F_DELIVERY, delivery.plugin);
   oldCause = 0;
-  finish();
-  unsigned = 1;
+  link.finish();
+  unsignedSeq = 0;
   isOpen = true;
   isConfigDue = false;
   lastHeartbeat = now;
@@ -311,10 +182,10 @@ export function ensureOpen(now: u64): bool {
 
 /** Says under which configuration, and which rules, the entries from here on are made. */
 function writeConfig(now: u64): bool {
-  if (!begin(KIND_CONFIG, CONFIG_BYTES, now, false)) return false;
+  if (!link.begin(KIND_CONFIG, CONFIG_BYTES, now)) return false;
   putPolicies();
   putBytes(F_CONFIG_DIGEST, CONFIG_DIGEST, DIGEST_BYTES, DIGEST_BYTES);
-  finish();
+  link.finish();
   isConfigDue = false;
   return true;
 }
@@ -330,64 +201,45 @@ function putProperty(number: u32, path: Text): void {
   if (host.property(path.at, path.bytes)) putBytes(number, host.data, host.size as u32, MAX_NAME);
 }
 
-/** Chains what was missed, an entry a cause. */
-function writeGaps(now: u64): bool {
-  for (let i = 1; i < CAUSES; i++) {
-    const count = unchecked(GAP_COUNT[i]);
-    if (count === 0) continue;
-    if (!begin(KIND_GAP, GAP_BYTES, now, false)) return false;
-    putUint(F_GAP_COUNT, count);
-    putUint(F_GAP_FROM, unchecked(GAP_FROM[i]));
-    putUint(F_GAP_TO, unchecked(GAP_TO[i]));
-    putUint(F_GAP_CAUSE, i);
-    finish();
-    gapCount -= count;
-    unchecked((GAP_COUNT[i] = 0));
-  }
-  return true;
-}
-
 /** At each tick: opens the chain, chains a gap when the buffer has drained, writes the heartbeat when it is due. */
 export function tick(now: u64): void {
   if (!ensureOpen(now)) return;
-  if (gapCount > 0 && buffer.hasRoom(3 * GAP_BYTES + OPEN_BYTES, true)) writeGaps(now);
-  register.note(ID, nextSeq, firstSeq, HEAD, now, false);
+  if (fates.gapCount > 0 && buffer.hasRoom(fates.GAPS_BYTES + OPEN_BYTES, true))
+    fates.writeGaps(now);
+  note(now, false);
   if (now - lastHeartbeat < (settings.heartbeatMs as u64) * 1000) return;
   const room = (MAX_RECEIPT + FIELD_BYTES) as usize;
-  if (!begin(KIND_HEARTBEAT, room + COUNTS_BYTES, now, false)) return;
+  if (!link.begin(KIND_HEARTBEAT, room + fates.COUNTS_BYTES, now)) return;
   if (receiptBytes > 0) putBytes(F_RECEIPT, RECEIPT, receiptBytes, MAX_RECEIPT);
-  putStreams();
-  finish();
+  fates.putCounts();
+  link.finish();
   lastHeartbeat = now;
 }
 
-/** How many requests ended, and what became of them: for comparison with Envoy's own counters. */
-function putStreams(): void {
-  putUint(F_STREAMS, streamsWritten + streamsMissed);
-  putUint(F_STREAMS_WRITTEN, streamsWritten);
-  putUint(F_STREAMS_MISSED, streamsMissed);
-  putUint(F_STREAMS_REFUSED, streamsRefused);
+/** Notes how far the chain is, for the VMs that come after this one. */
+export function note(now: u64, isOver: bool): void {
+  register.note(link.ID, link.nextSeq, firstSeq, link.HEAD, now, isOver);
 }
 
 /** Signs the head, where the host can and something came since the last time. FORMAT.md section 4.8. */
 export function sign(now: u64): void {
-  if (!signer.canSign || !isOpen || unsigned === 0) return;
-  const bytes = signer.signHead(ID, nextSeq - 1, HEAD);
-  if (bytes === 0 || !begin(KIND_SIGNATURE, (MAX_SIGNATURE + FIELD_BYTES) as usize, now, false))
+  if (!signer.canSign || !isOpen || link.nextSeq === unsignedSeq) return;
+  const bytes = signer.signHead(link.ID, link.nextSeq - 1, link.HEAD);
+  if (bytes === 0 || !link.begin(KIND_SIGNATURE, (MAX_SIGNATURE + FIELD_BYTES) as usize, now))
     return;
   putBytes(F_SIGNATURE, signer.signatureAt, bytes, MAX_SIGNATURE);
-  finish();
-  unsigned = 0;
+  link.finish();
+  unsignedSeq = link.nextSeq;
   metrics.signatures.add(1);
 }
 
 /** The last entry of all, where it can still be brought home: gaps and counts, then `close`. */
 export function close(now: u64): void {
   if (!isOpen) return;
-  if (gapCount > 0) writeGaps(now);
-  if (!begin(KIND_CLOSE, COUNTS_BYTES, now, false)) return;
-  putStreams();
-  finish();
+  if (fates.gapCount > 0) fates.writeGaps(now);
+  if (!link.begin(KIND_CLOSE, fates.COUNTS_BYTES, now)) return;
+  fates.putCounts();
+  link.finish();
 }
 
 /** When the oldest entry that no receipt covers was made, in microseconds; 0 where there is none. */
@@ -429,11 +281,11 @@ export function spilled(count: u32, to: usize): void {
 export function abandon(cause: u32, now: u64): void {
   oldCause = cause;
   oldSeq = firstSeq;
-  oldCount = nextSeq - firstSeq;
-  memory.copy(OLD_ID, ID, CHAIN_BYTES);
+  oldCount = link.nextSeq - firstSeq;
+  memory.copy(OLD_ID, link.ID, CHAIN_BYTES);
   memory.copy(OLD_HEAD, RECEIPTED_HEAD, DIGEST_BYTES);
   // Its row goes: the next `open` names it, and says more.
-  register.note(ID, nextSeq, nextSeq, HEAD, now, true);
+  register.note(link.ID, link.nextSeq, link.nextSeq, link.HEAD, now, true);
   metrics.lostEntries.add(oldCount as i64);
 }
 

@@ -22,8 +22,10 @@ import {
 import * as chain from "./chain";
 import * as connections from "./connections";
 import { beginFacts, holdFacts, putBytes, putFacts, putUint } from "./entry";
+import * as fates from "./fates";
 import * as host from "./host";
 import { Text } from "./host";
+import * as link from "./link";
 import * as metadata from "./metadata";
 import * as metrics from "./metrics";
 import * as policy from "./policy";
@@ -78,11 +80,11 @@ export function record(): u64 {
   if (isFailed) putBytes(F_TRANSPORT_FAILURE, failure, failureBytes, MAX_NAME);
   if (isEnded) putBytes(F_TERMINATION, termination, terminationBytes, MAX_CODE_DETAILS);
   if (!chain.beginRequest(KIND_CONNECTION, holdFacts(), now)) {
-    chain.miss(now);
+    fates.miss(now);
     return now;
   }
   putFacts();
-  chain.finish();
+  link.finish();
   metrics.requests.add(1);
   return now;
 }

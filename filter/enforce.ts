@@ -7,6 +7,7 @@ import { DELIVERY_ENFORCED } from "../record/fields";
 import "./abort";
 import * as chain from "./chain";
 import * as delivery from "./delivery";
+import * as fates from "./fates";
 import * as host from "./host";
 import { Text } from "./host";
 import * as outbox from "./outbox";
@@ -50,7 +51,7 @@ export function proxy_on_request_headers(context: u32, _headers: u32, isEnd: u32
     GRPC_STATUS,
   );
   // A host that cannot answer gets the request stopped all the same: it must not pass unrecorded.
-  if (status === host.OK) chain.refused();
+  if (status === host.OK) fates.refuse();
   return STOP;
 }
 

@@ -65,14 +65,15 @@ import {
 } from "./config";
 import * as connections from "./connections";
 import { beginFacts, holdFacts, putBytes, putFacts, putUint } from "./entry";
+import * as fates from "./fates";
 import * as hash from "./hash";
 import * as headers from "./headers";
 import { Headers } from "./headers";
 import * as host from "./host";
 import { isText, Text } from "./host";
 import * as identity from "./identity";
+import * as link from "./link";
 import * as metadata from "./metadata";
-import * as metrics from "./metrics";
 import * as path from "./path";
 import * as policy from "./policy";
 import * as streams from "./streams";
@@ -126,12 +127,12 @@ export function record(kind: u32 = KIND_REQUEST): u64 {
   beginFacts();
   putFactsOf(wanted, kind === KIND_REQUEST);
   if (!chain.beginRequest(kind, holdFacts(), now)) {
-    chain.miss(now);
+    fates.miss(now);
     return now;
   }
   putFacts();
-  chain.finish();
-  if (kind === KIND_REQUEST) metrics.requests.add(1);
+  link.finish();
+  if (kind === KIND_REQUEST) fates.write();
   return now;
 }
 

@@ -22,6 +22,7 @@ import { Config } from "./config";
 import { Key } from "./hmac";
 import * as host from "./host";
 import { Text } from "./host";
+import * as link from "./link";
 import * as metrics from "./metrics";
 import { decodeBase64, headHex, hexOf, readReceipt } from "./receipt";
 import * as seal from "./seal";
@@ -177,7 +178,7 @@ export function answered(call: u32, headerCount: u32, now: u64): void {
   if (!answer.isRefusal()) return failed(now);
   metrics.refusals.add(1);
   const cause = answer.finalCause(chain.firstSeq);
-  if (cause !== 0 && isProven(chain.ID, batch.MAC)) return giveUp(cause, now);
+  if (cause !== 0 && isProven(link.ID, batch.MAC)) return giveUp(cause, now);
   failed(now);
   if (answer.retryAfter > 0)
     nextTry = max(nextTry, now + min(answer.retryAfter, MAX_RETRY_AFTER_S) * 1_000_000);
@@ -201,8 +202,8 @@ export function isLate(now: u64): bool {
 
 /** Frees what the receipt covers, if it speaks of our chain, of entries we hold, and of the digest we have there. */
 function receipted(now: u64): bool {
-  const next = receiptOf(chain.ID);
-  if (next === 0 || next <= chain.firstSeq || next > chain.nextSeq) return false;
+  const next = receiptOf(link.ID);
+  if (next === 0 || next <= chain.firstSeq || next > link.nextSeq) return false;
   let at = buffer.start;
   let last = at;
   for (let seq = chain.firstSeq; seq < next; seq++) {

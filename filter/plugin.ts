@@ -15,7 +15,6 @@ import * as heir from "./heir";
 import * as host from "./host";
 import * as metrics from "./metrics";
 import * as outbox from "./outbox";
-import * as register from "./register";
 import * as seal from "./seal";
 import { sha256 } from "./sha256";
 import * as signer from "./signer";
@@ -211,7 +210,7 @@ export function proxy_on_done(context: u32): u32 {
     chain.sign(now);
   }
   seal.write("seal");
-  register.note(chain.ID, chain.nextSeq, chain.firstSeq, chain.HEAD, now, true);
+  chain.note(now, true);
   seal.leave(settings.spill, settings.batchBytes);
   heir.leave();
   metrics.flush();

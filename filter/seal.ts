@@ -8,9 +8,11 @@ import * as batch from "./batch";
 import * as buffer from "./buffer";
 import * as chain from "./chain";
 import * as estate from "./estate";
+import * as fates from "./fates";
 import { Key } from "./hmac";
 import * as host from "./host";
 import { Text } from "./host";
+import * as link from "./link";
 import * as metrics from "./metrics";
 import * as signer from "./signer";
 
@@ -26,15 +28,15 @@ export function write(why: string): void {
     "meshseal " +
     why +
     " chain=" +
-    hex(chain.ID, CHAIN_BYTES) +
+    hex(link.ID, CHAIN_BYTES) +
     " seq=" +
-    (chain.nextSeq - 1).toString() +
+    (link.nextSeq - 1).toString() +
     " head=" +
-    hex(chain.HEAD, DIGEST_BYTES) +
+    hex(link.HEAD, DIGEST_BYTES) +
     " unreceipted=" +
-    (chain.nextSeq - chain.firstSeq).toString() +
+    (link.nextSeq - chain.firstSeq).toString() +
     " missed=" +
-    chain.gapCount.toString();
+    fates.gapCount.toString();
   host.log(host.WARN, line + proof(line));
 }
 
@@ -50,7 +52,7 @@ function proof(line: string): string {
   }
   if (signer.batchKey !== null) {
     text += " key=" + textOf((signer.batchKey as Key).id);
-    text += " mac=" + base64(signer.macSeal(chain.ID, at, bytes.byteLength), DIGEST_BYTES);
+    text += " mac=" + base64(signer.macSeal(link.ID, at, bytes.byteLength), DIGEST_BYTES);
   }
   return text;
 }
@@ -83,7 +85,7 @@ function writeBatch(): void {
     const from = batch.from + part * PIECE_BYTES;
     const head =
       "meshseal spill chain=" +
-      hex(chain.ID, CHAIN_BYTES) +
+      hex(link.ID, CHAIN_BYTES) +
       " first=" +
       chain.firstSeq.toString() +
       " part=" +
