@@ -126,9 +126,10 @@ test("GCS: a list of pages gives each version once, newest first, and says what 
   expect(listed[1]?.lock).toEqual({ promised: new Date(WHOLE), now: new Date(WHOLE) });
   // Unlocked is no lock: who wrote it can take it away.
   expect(listed[3]?.lock).toEqual({ promised: null, now: null });
-  const behind = await gcs(json({ items: [{ name: "x/5" }, { name: "x/6" }] }));
-  expect(await all(behind.bucket.keysAfter?.("x/", "x/5"))).toEqual(["x/6"]);
-  expect(behind.asked[0]?.what).toMatch(/\?prefix=x%2F&startOffset=x%2F5&fields=/);
+  const behind = await gcs(json({ items: [item("x/5", "1"), item("x/6", "2")] }));
+  const after = await all(behind.bucket.versionsAfter?.("x/", "x/5"));
+  expect(after.map(({ key, version }) => [key, version])).toEqual([["x/6", "2"]]);
+  expect(behind.asked[0]?.what).toMatch(/\?versions=true&prefix=x%2F&startOffset=x%2F5&fields=/);
 });
 
 test("GCS: what was softly deleted is a list of its own; a bucket that has none says nothing", async () => {

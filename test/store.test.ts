@@ -146,14 +146,15 @@ describe("somebody has put other bytes where files will be, and locked them", ()
       let requests = 0;
       const counted = {
         get: (key: string, limit: number) => bucket.get(key, limit).finally(() => requests++),
+        getVersion: bucket.getVersion,
         versions: (prefix: string) => {
           requests++;
           return bucket.versions(prefix);
         },
         ...(hasAfter && {
-          keysAfter: (prefix: string, after: string) => {
+          versionsAfter: (prefix: string, after: string) => {
             requests++;
-            return bucket.keysAfter(prefix, after);
+            return bucket.versionsAfter(prefix, after);
           },
         }),
       };
@@ -178,6 +179,14 @@ describe("somebody has put other bytes where files will be, and locked them", ()
       // Also if the moving checkpoint went back with it: one is kept under its size.
       const moving = await bucket.get("a/log/checkpoint", 1e6);
       await bucket.swap("a/log/checkpoint", checkpoint(5), moving?.etag ?? "");
+      const kept = `a/${keptCheckpointPath(9)}`;
+      await expect(open()).rejects.toThrow(/checkpoints\/0+9 covers 9/);
+      // Or if something was put above that, or hides it.
+      const live = await bucket.get(kept, 1e6);
+      await bucket.swap(kept, Buffer.from("not signed"), live?.etag ?? "");
+      await expect(open()).rejects.toThrow(/checkpoints\/0+9 covers 9/);
+      bucket.hide(kept);
+      expect(await bucket.get(kept, 1e6)).toBeNull();
       await expect(open()).rejects.toThrow(/checkpoints\/0+9 covers 9/);
     },
   );

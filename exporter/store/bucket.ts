@@ -41,8 +41,14 @@ export type Bucket = {
   readonly hold?: (key: string, version: string, isOn: boolean) => Promise<void>;
   /** Yields every version and delete marker whose key begins with `prefix`. */
   readonly versions: (prefix: string) => AsyncGenerator<Version>;
-  /** Yields the keys behind `after` that begin with `prefix` and have a live version. Absent where a list can only begin at its beginning. */
-  readonly keysAfter?: (prefix: string, after: string) => AsyncGenerator<string>;
+  /** Yields those whose key is behind `after` too. Absent where a list can only begin at its beginning. */
+  readonly versionsAfter?: (prefix: string, after: string) => AsyncGenerator<Version>;
+  /** Returns one version, or null if it is gone or longer than `limit` bytes. `lock` only where `versions` does not have it. */
+  readonly getVersion: (
+    key: string,
+    version: string,
+    limit: number,
+  ) => Promise<{ readonly bytes: Buffer; readonly lock?: LockSeen } | null>;
 };
 
 export type Version = {

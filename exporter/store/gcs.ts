@@ -101,9 +101,12 @@ export function gcsBucket(api: GcsApi): ServiceBucket {
     }
   }
 
-  async function* list(prefix: string): AsyncGenerator<Version & { deleted?: Date }> {
+  async function* list(
+    prefix: string,
+    from: Record<string, string> = {},
+  ): AsyncGenerator<Version & { deleted?: Date }> {
     const fields = `items(${LISTED}),nextPageToken`;
-    for await (const { items = [] } of pages({ versions: "true", prefix, fields }))
+    for await (const { items = [] } of pages({ versions: "true", prefix, ...from, fields }))
       for (const item of items) yield versionOf(item);
   }
 
@@ -145,10 +148,9 @@ export function gcsBucket(api: GcsApi): ServiceBucket {
       await api({ method: "PATCH", path: pathOf(key), query: { generation }, json });
     },
     versions: (prefix) => asMarked(list(prefix)),
-    keysAfter: async function* (prefix, startOffset) {
-      const fields = "items(name),nextPageToken";
-      for await (const { items = [] } of pages({ prefix, startOffset, fields }))
-        for (const { name = "" } of items) if (name !== startOffset) yield name;
+    versionsAfter: async function* (prefix, after) {
+      for await (const version of asMarked(list(prefix, { startOffset: after })))
+        if (version.key !== after) yield version;
     },
     removed,
     getVersion: async (key, version, limit) => {

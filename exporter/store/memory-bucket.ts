@@ -4,10 +4,12 @@ import { type Bucket, TooLarge, type Version } from "./bucket.ts";
 
 type Held = { version: string; bytes: Buffer; retainUntil: Date | null; isDeleteMarker: boolean };
 
-export type MemoryBucket = Required<Pick<Bucket, "keysAfter">> &
+export type MemoryBucket = Required<Pick<Bucket, "versionsAfter">> &
   Bucket & {
     /** Every version of every key, oldest first. */
     readonly all: ReadonlyMap<string, readonly Held[]>;
+    /** Hides what is at `key` behind a delete marker, as a plain delete does. */
+    readonly hide: (key: string) => void;
   };
 
 export function memoryBucket(): MemoryBucket {
@@ -29,6 +31,23 @@ export function memoryBucket(): MemoryBucket {
     else versions.push(held);
     return { etag: etagOf(bytes), version: held.version };
   };
+  async function* versions(prefix: string): AsyncGenerator<Version> {
+    for (const [key, held] of all) {
+      if (!key.startsWith(prefix)) continue;
+      for (const [at, { version, isDeleteMarker, bytes }] of held.entries()) {
+        const isLatest = at === held.length - 1;
+        const modified = new Date(0);
+        yield {
+          key,
+          version,
+          isLatest,
+          isDeleteMarker,
+          modified,
+          bytes: bytes.length,
+        } satisfies Version;
+      }
+    }
+  }
   return {
     all,
     get: async (key, limit) => {
@@ -55,27 +74,20 @@ export function memoryBucket(): MemoryBucket {
         if (held.length === 0) all.delete(key);
       }
     },
-    keysAfter: async function* (prefix, after) {
-      for (const key of all.keys())
-        if (key.startsWith(prefix) && key > after && newest(key) !== undefined) yield key;
+    hide: (key) => {
+      const bytes = Buffer.of();
+      const marker = { version: String(++count), bytes, retainUntil: null, isDeleteMarker: true };
+      all.get(key)?.push(marker);
     },
-    versions: async function* (prefix) {
-      for (const [key, held] of all) {
-        if (!key.startsWith(prefix)) continue;
-        for (const [at, { version, isDeleteMarker, bytes }] of held.entries()) {
-          const isLatest = at === held.length - 1;
-          const modified = new Date(0);
-          yield {
-            key,
-            version,
-            isLatest,
-            isDeleteMarker,
-            modified,
-            bytes: bytes.length,
-          } satisfies Version;
-        }
-      }
+    getVersion: async (key, version, limit) => {
+      const held = all.get(key)?.find((one) => one.version === version);
+      if (held === undefined || held.isDeleteMarker || held.bytes.length > limit) return null;
+      return { bytes: Buffer.from(held.bytes) };
     },
+    versionsAfter: async function* (prefix, after) {
+      for await (const version of versions(prefix)) if (version.key > after) yield version;
+    },
+    versions,
   };
 }
 

@@ -61,7 +61,7 @@ export function patient(bucket: Bucket, { onAway, signal }: PatienceOptions): Bu
     });
   }
 
-  const { hold, keysAfter } = bucket;
+  const { hold, versionsAfter } = bucket;
   return {
     get: (key, limit) => retry(() => bucket.get(key, limit)),
     create: (key, bytes, retainUntil) => retry(() => bucket.create(key, bytes, retainUntil)),
@@ -69,10 +69,11 @@ export function patient(bucket: Bucket, { onAway, signal }: PatienceOptions): Bu
     // What is to be removed can stay: the caller goes on without.
     remove: (versions) => bucket.remove(versions),
     ...(hold === undefined ? {} : { hold }),
+    getVersion: (key, version, limit) => retry(() => bucket.getVersion(key, version, limit)),
     versions: (prefix) => whole(() => bucket.versions(prefix)),
-    ...(keysAfter === undefined
+    ...(versionsAfter === undefined
       ? {}
-      : { keysAfter: (prefix, after) => whole(() => keysAfter(prefix, after)) }),
+      : { versionsAfter: (prefix, after) => whole(() => versionsAfter(prefix, after)) }),
   };
 }
 

@@ -1,5 +1,5 @@
 /** What verify and doctor ask of a bucket of a real service, and what the services have in common. */
-import { type Bucket, type Lock, type LockSeen, TooLarge, type Version } from "./bucket.ts";
+import { type Bucket, type Lock, TooLarge, type Version } from "./bucket.ts";
 
 /** Metadata of a locked object: until when it was locked by who wrote it, in ISO 8601. Verify compares. */
 export const LOCKED_UNTIL = "meshseal-locked-until";
@@ -9,12 +9,6 @@ export type Removed = { readonly key: string; readonly at: Date; readonly until?
 
 /** A bucket of a real service. */
 export type ServiceBucket = Bucket & {
-  /** Returns one version, or null if it is gone or longer than `limit` bytes. `lock` only where `versions` does not have it. */
-  readonly getVersion: (
-    key: string,
-    version: string,
-    limit: number,
-  ) => Promise<{ readonly bytes: Buffer; readonly lock?: LockSeen } | null>;
   /** Asks until when a version is locked. */
   readonly lock: (key: string, version: string) => Promise<Lock>;
   /**

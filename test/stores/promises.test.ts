@@ -34,7 +34,7 @@ describe.each<ServerName>(["versitygw", "minio", "moto"])("%s", (name) => {
     for await (const { key } of bucket.versions(home)) listed.push(key);
     expect(listed).toEqual(keys);
     const behind: string[] = [];
-    for await (const key of bucket.keysAfter?.(home, keys[4] ?? "") ?? []) behind.push(key);
+    for await (const { key } of bucket.versionsAfter?.(home, keys[4] ?? "") ?? []) behind.push(key);
     expect(behind).toEqual(keys.slice(5));
   });
 

@@ -58,9 +58,9 @@ export function listsBehindAKey(opened: () => Bucket | Promise<Bucket>): void {
     await bucket.swap(keyOf(10), Buffer.from("2"), first?.etag ?? "");
     await bucket.create(`${home.slice(0, -1)}0`, Buffer.from("elsewhere"), null);
     const behind = async (n: number): Promise<string[]> => {
-      const listed: string[] = [];
-      for await (const key of bucket.keysAfter?.(home, keyOf(n)) ?? []) listed.push(key);
-      return listed;
+      const listed = new Set<string>();
+      for await (const { key } of bucket.versionsAfter?.(home, keyOf(n)) ?? []) listed.add(key);
+      return [...listed].sort();
     };
     for (const [n, from] of [
       [0, 0],
@@ -70,5 +70,12 @@ export function listsBehindAKey(opened: () => Bucket | Promise<Bucket>): void {
       [101, 5],
     ] as const)
       expect(await behind(n)).toEqual(keys.slice(from));
+    // With what somebody put above one: both can be read. From a key that is there, since moto loses one behind another.
+    const read: string[] = [];
+    for await (const { key, version } of bucket.versionsAfter?.(home, keyOf(9)) ?? []) {
+      if (key !== keyOf(10)) continue;
+      read.push(String((await bucket.getVersion(key, version, 100))?.bytes));
+    }
+    expect(read).toEqual(["2", "1"]);
   });
 }

@@ -117,6 +117,7 @@ function remote(bucket: Bucket, world: World, actor: Actor): Bucket {
     swap: (key, bytes, etag) => call(() => bucket.swap(key, bytes, etag)),
     remove: (versions) => call(() => bucket.remove(versions)),
     versions: (prefix) => bucket.versions(prefix),
+    getVersion: (key, version, limit) => call(() => bucket.getVersion(key, version, limit)),
   };
 }
 
