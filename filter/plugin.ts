@@ -84,12 +84,12 @@ export function proxy_on_configure(context: u32, bytes: u32): u32 {
   if (roots === MAX_ROOTS) forget(unchecked(ROOTS[0]).context);
   unchecked((ROOTS[roots++] = root));
   returns = 0;
-  enforce();
+  useLast();
   return 1;
 }
 
 /** Takes up the configuration of the last root. */
-function enforce(): void {
+function useLast(): void {
   const root = unchecked(ROOTS[roots - 1]);
   const config = root.config;
   memory.copy(chain.CONFIG_DIGEST, root.digest, DIGEST_BYTES);
@@ -113,19 +113,17 @@ function enforce(): void {
 
 /**
  * Envoy tells nobody when a configuration is put back while the root that had it still drains: it takes that root up again. A stream of
- * it on a connection that is newer than all before does. `context` is a root.
+ * it on a connection that is newer than all before does. `context` is the stream's root, or none.
  */
 function noteRoot(context: u32): void {
   if (roots < 2 || context === unchecked(ROOTS[roots - 1]).context) return;
-  if (returns === MOST_RETURNS || !connections.isNewest()) return;
-  for (let i = 0; i < roots; i++) {
-    const root = unchecked(ROOTS[i]);
-    if (root.context !== context) continue;
-    forget(context);
-    unchecked((ROOTS[roots++] = root));
-    returns++;
-    return enforce();
-  }
+  const at = placeOf(context);
+  if (at < 0 || returns === MOST_RETURNS || !connections.isNewest()) return;
+  const root = unchecked(ROOTS[at]);
+  forget(context);
+  unchecked((ROOTS[roots++] = root));
+  returns++;
+  useLast();
 }
 
 export function proxy_on_context_create(_context: u32, root: u32): void {
@@ -139,20 +137,24 @@ function refuse(why: string): u32 {
   return 0;
 }
 
+/** Where a root is on the list; -1 if it is not. */
+function placeOf(context: u32): i32 {
+  for (let i = 0; i < roots; i++) if (unchecked(ROOTS[i]).context === context) return i;
+  return -1;
+}
+
 /** Takes a root off the list. Returns false if it was not on it. */
 function forget(context: u32): bool {
-  for (let i = 0; i < roots; i++) {
-    if (unchecked(ROOTS[i]).context !== context) continue;
-    for (let j = i + 1; j < roots; j++) unchecked((ROOTS[j - 1] = ROOTS[j]));
-    roots--;
-    return true;
-  }
-  return false;
+  const at = placeOf(context);
+  if (at < 0) return false;
+  for (let i = at + 1; i < roots; i++) unchecked((ROOTS[i - 1] = ROOTS[i]));
+  roots--;
+  return true;
 }
 
 export function proxy_on_log(context: u32): void {
   host.begin();
-  // An access logger's context is its root.
+  // An access logger's context is its root; a filter's is its stream.
   noteRoot(context);
   if (settings.atListener && !connection.isRequest()) {
     const now = connection.record();
@@ -200,7 +202,7 @@ export function proxy_on_done(context: u32): u32 {
   host.begin();
   const now = chain.time();
   if (roots > 0) {
-    if (context === outbox.root) enforce();
+    if (context === outbox.root) useLast();
     outbox.rootEnded(context, now);
     heir.rootEnded(context);
     return 1;
